@@ -1,0 +1,57 @@
+# One verb per job. Each sets up what it needs, from a bare clone with Python 3.11 or later and make.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: demo test lint bench prove wheel lock clean
+
+demo: .venv/core    ## See real work done, with a crash in the middle.
+	@$(BIN)/cloudq demo
+
+test: .venv/dev     ## Every test.
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/dev     ## Types, style, and which floor may import which.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	@! grep -rnE 'boto|botocore|google\.|pubsub|servicebus|\bsqs\b|import azure' cloudq --include='*.py' \
+		|| (echo "the core has a provider's name in it"; exit 1)
+
+bench: .venv/dev    ## What the local provider costs.
+	$(BIN)/python benchmarks/local/wake.py
+
+prove: .venv/dev    ## Long runs: a thousand seeds.
+	$(BIN)/python -m pytest tests/simulation tests/integration -q --seeds 1000
+
+wheel: .venv/dev    ## Build the wheel from the sdist, and try it in an environment of its own, away from the source.
+	$(BIN)/python tests/packaging/try_wheel.py
+
+lock: .venv/dev     ## Write requirements/ anew.
+	$(PIP) install uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group build -o requirements/core.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group dev -o requirements/dev.txt
+
+clean:              ## Remove what the other verbs made.
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || (echo "cloudq needs Python 3.11 or later; set PYTHON=/path/to/python3"; exit 1)
+	@$(PYTHON) -m venv .venv || (echo "python's venv module is missing: on Debian, apt install python3-venv"; exit 1)
+
+.venv/core: .venv/bin/python requirements/core.txt pyproject.toml
+	@echo "setting up .venv (once, some seconds) ..."
+	@$(PIP) install --require-hashes -r requirements/core.txt
+	@$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/dev: .venv/core requirements/dev.txt
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
