@@ -1,0 +1,366 @@
+"""The application: its tasks, its settings, and the way from `enqueue` to a provider's confirmation."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
+
+from cloudq import config, naming
+from cloudq.clock import Clock, SystemClock
+from cloudq.context import Context
+from cloudq.deadletters import ROOM
+from cloudq.delay import route
+from cloudq.driver import Driver, Limits, Outgoing, Part, Queue
+from cloudq.durations import Duration, seconds
+from cloudq.envelope import VERSION, Envelope, encode, valid_task_name
+from cloudq.errors import (
+    ConfigError,
+    DriverError,
+    EnqueueError,
+    EnqueueRejected,
+    EnqueueUnknown,
+    MessageTooLarge,
+    OutcomeUnknown,
+    PartialEnqueueError,
+    Unsupported,
+)
+from cloudq.events import Event, Events, Name, Sink
+from cloudq.opening import open_driver, refuse_impossible
+from cloudq.portal import Portal
+from cloudq.retry import Backoff
+from cloudq.sending import Sender
+from cloudq.task import Declared, Message, OnExpiry, Receipt, Task, policy_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: Messages of `enqueue_many` that are under way at once: several full batches of any provider, a few MiB of memory.
+_MANY = 500
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    driver: Driver
+    sender: Sender
+
+
+class CloudQ:
+    """Declares tasks and enqueues them. Making one reads nothing and connects to nothing: an import needs no credentials.
+
+    The provider comes from `url`, else CLOUDQ_URL, else cloudq.toml; see `cloudq.config`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        queues: dict[str, dict[str, Any]] | None = None,
+        clock: Clock | None = None,
+        draw: random.Random | None = None,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        """`queues` as in cloudq.toml. `clock` and `draw` (the random source) are for tests and simulation."""
+        given = {"url": url, "namespace": namespace, "queues": queues}
+        self._overrides = {key: value for key, value in given.items() if value is not None}
+        self.clock = clock or SystemClock()
+        self.draw = draw or random.Random()
+        self._ids_drawn = draw is not None
+        self.events = Events(list(sinks))
+        self.declared = Declared()
+        self._portal = Portal()
+        self._connections: dict[str, _Connection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parents: list[dict[str, _Connection]] = []
+
+    # Declaring --------------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        retry: Backoff | None = None,
+        timeout: Duration | None = "15m",
+        on_expiry: OnExpiry = "dead-letter",
+    ) -> _Decorator: ...
+
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        retry: Backoff | None = None,
+        timeout: Duration | None = "15m",
+        on_expiry: OnExpiry = "dead-letter",
+    ) -> Any:
+        """Declare a task, with or without arguments: `@app.task` or `@app.task(queue="reports")`.
+
+        `name` is what messages carry, by default `module.function`; changing it strands what is queued under the old one.
+        `timeout` bounds a run and so the renewal of its lease; None, for no bound, must be written. `on_expiry` "drop"
+        removes an expired task without keeping it.
+        """
+        if function is not None and not callable(function):
+            raise ConfigError(f"@app.task({function!r}): options are named, e.g. @app.task(queue={function!r}).")
+
+        def declare(declared: Callable[..., Any]) -> Task[Any, Any]:
+            full_name = name or f"{_module_name(declared)}.{declared.__qualname__}".replace(".<locals>", "")
+            if not valid_task_name(full_name):
+                raise ConfigError(
+                    f"the task name {full_name!r} cannot travel: use letters, digits, '.', '_' and '-', at most 128. "
+                    f"Give it one with @app.task(name=...)."
+                )
+            naming.check_name(queue, f"the queue of the task {full_name},")
+            task: Task[Any, Any] = Task(
+                self,
+                declared,
+                name=full_name,
+                queue=queue,
+                policy=policy_of(retry or Backoff(), on_expiry, full_name, queue, None),
+                timeout=None if timeout is None else seconds(timeout, "timeout"),
+            )
+            self.declared.add(task)
+            self.__dict__.pop("settings", None)  # checked against the tasks when they are read: again, with this one
+            return task
+
+        return declare if function is None else declare(function)
+
+    # Settings ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def settings(self) -> config.Settings:
+        """The settings, read at the first use and checked against the tasks."""
+        settings = config.load(self._overrides)
+        naming.check_name(settings.namespace, "namespace")
+        for task in self.declared.as_mapping().values():
+            bound = settings.queue(task.queue).max_attempts
+            policy_of(task.policy.retry, task.policy.on_expiry, task.name, task.queue, bound)
+        names = {*settings.queues, *self.declared.queues()}
+        naming.check_distinct(
+            queue for name in sorted(names) for queue in naming.addresses(settings.namespace, name, settings.queue(name))
+        )
+        return settings
+
+    def url_of(self, queue: str) -> str:
+        """Return the provider URL of a queue."""
+        return self.settings.queue(queue).url or self.settings.url or config.default_url()
+
+    def queue_names(self) -> list[str]:
+        """Return every queue that a task or the settings name, sorted."""
+        return sorted({*self.settings.queues, *self.declared.queues()})
+
+    def address(self, queue: str, part: Part, priority: str = "normal") -> Queue:
+        """Return the physical address of one part of a queue."""
+        return naming.address(self.settings.namespace, queue, self.settings.queue(queue), part, priority)
+
+    def addresses(self, queue: str) -> list[Queue]:
+        """Return every physical queue of a logical one."""
+        naming.check_name(queue, "queue")
+        return naming.addresses(self.settings.namespace, queue, self.settings.queue(queue))
+
+    # Enqueuing --------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, message: Message) -> Receipt:
+        """Send one message and return when the provider has confirmed it. Errors as in `Task.enqueue`."""
+        return self._run(lambda: self._enqueue(message))
+
+    async def aenqueue(self, message: Message) -> Receipt:
+        """As `enqueue`, without blocking the event loop."""
+        return await self._arun(lambda: self._enqueue(message))
+
+    def enqueue_many(self, messages: Iterable[Message]) -> int:
+        """Send many and return how many were confirmed, which is all of them.
+
+        Streams: the iterable is read as the messages leave. PartialEnqueueError when any failed, with the failures by
+        position; the rest was confirmed. When a whole stretch fails, as when the provider is down, it stops reading there.
+        """
+        iterator = iter(messages)
+        failures: dict[int, EnqueueError] = {}
+        position = 0
+        while chunk := list(islice(iterator, _MANY)):
+            failed = self._run(partial(self._enqueue_chunk, chunk))
+            failures |= {position + index: error for index, error in failed.items()}
+            position += len(chunk)
+            if len(failed) == len(chunk):
+                break
+        return _confirmed(position, failures)
+
+    async def aenqueue_many(self, messages: Iterable[Message]) -> int:
+        """As `enqueue_many`, without blocking the event loop."""
+        iterator = iter(messages)
+        failures: dict[int, EnqueueError] = {}
+        position = 0
+        while chunk := list(islice(iterator, _MANY)):
+            failed = await self._arun(partial(self._enqueue_chunk, chunk))
+            failures |= {position + index: error for index, error in failed.items()}
+            position += len(chunk)
+            if len(failed) == len(chunk):
+                break
+        return _confirmed(position, failures)
+
+    def new_id(self) -> str:
+        """Return a new task id: random, 32 hexadecimal digits."""
+        return f"{self.draw.getrandbits(128):032x}" if self._ids_drawn else uuid.uuid4().hex
+
+    async def _enqueue_chunk(self, chunk: list[Message]) -> dict[int, EnqueueError]:
+        results = await asyncio.gather(*(self._enqueue(message) for message in chunk), return_exceptions=True)
+        failures: dict[int, EnqueueError] = {}
+        for index, result in enumerate(results):
+            if isinstance(result, EnqueueError):
+                failures[index] = result
+            elif isinstance(result, ConfigError):
+                raise result  # it holds for every one of them
+            elif isinstance(result, BaseException):
+                failures[index] = EnqueueUnknown(chunk[index].task_id, f"the enqueue failed: {result!r}")
+                failures[index].__cause__ = result
+        return failures
+
+    async def _enqueue(self, message: Message) -> Receipt:
+        logical = message.task.queue
+        connection = self._connection(self.url_of(logical))
+        queue, outgoing, due = self._compose(message, connection.driver.limits)
+        try:
+            await connection.sender.send(queue, outgoing)
+        except asyncio.CancelledError as error:
+            raise EnqueueUnknown(message.task_id, "the application was closed meanwhile") from error
+        except OutcomeUnknown as error:
+            raise EnqueueUnknown(message.task_id, str(error).rstrip(".")) from error
+        except DriverError as error:
+            raise EnqueueRejected(f"{message.task.name} was not queued on {queue.physical}: {error}") from error
+        self.events.emit(Event(Name.ENQUEUED, self.clock.time(), logical, message.task.name, message.task_id))
+        return Receipt(message.task_id, logical, due)
+
+    def _compose(self, message: Message, limits: Limits) -> tuple[Queue, Outgoing, float | None]:
+        task, options, now = message.task, message.options, self.clock.time()
+        settings = self.settings.queue(task.queue)
+        if options.priority not in settings.priorities:
+            raise Unsupported(
+                f"priority={options.priority!r}: the queue {task.queue!r} has {', '.join(settings.priorities)}. Add it to "
+                f"queues.{task.queue}.priorities in cloudq.toml."
+            )
+        if options.ordering_key is not None and not settings.ordered:
+            raise Unsupported(
+                f"ordering_key={options.ordering_key!r}: the queue {task.queue!r} is not ordered. Set "
+                f"queues.{task.queue}.ordered = true in cloudq.toml."
+            )
+        delay = options.delay if options.at is None else max(0.0, options.at.timestamp() - now)
+        expires = options.expires.timestamp() if isinstance(options.expires, datetime) else options.expires
+        if expires is not None and not isinstance(options.expires, datetime):
+            expires += now
+        due = now + delay if delay > 0 else None
+        if expires is not None and due is not None and expires <= due:
+            raise Unsupported(f"it would expire {due - expires:g} s before it is due. Expiry counts from the enqueue.")
+        envelope = Envelope(
+            cloudq=VERSION,
+            id=message.task_id,
+            type=task.name,
+            time=round(now, 3),
+            data=msgspec.Raw(message.data),
+            due=None if due is None else round(due, 3),
+            expires=None if expires is None else round(expires, 3),
+            priority=options.priority,
+            ordering_key=options.ordering_key,
+        )
+        body = encode(envelope)
+        if len(body) > limits.message_bytes - ROOM:
+            raise MessageTooLarge(len(body), limits.message_bytes - ROOM, ROOM)
+        first = route(delay, limits, options.ordering_key)
+        queue = self.address(task.queue, first.part, options.priority)
+        refuse_impossible(queue, limits)
+        return queue, Outgoing(body, envelope.message_id, first.delay, options.ordering_key), due
+
+    # Connections ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def driver(self, url: str) -> AsyncGenerator[Driver]:
+        """Open a driver of your own on the running loop, closed at the end: for tools and tests."""
+        driver = open_driver(url, self.clock)
+        try:
+            yield driver
+        finally:
+            await driver.aclose()
+
+    def close(self) -> None:
+        """Close the connections that enqueuing has opened. The next enqueue opens them again."""
+        if not self._portal.forked() and self._connections:
+            self._portal.run(self._close_connections)
+        self._connections.clear()
+        self._portal.close()
+
+    async def _close_connections(self) -> None:
+        for connection in self._connections.values():
+            await connection.driver.aclose()
+
+    def _connection(self, url: str) -> _Connection:
+        connection = self._connections.get(url)
+        if connection is None:
+            driver = open_driver(url, self.clock)
+            connection = _Connection(driver, Sender(driver, self.clock, self._spawn, self.draw))
+            self._connections[url] = connection
+        return connection
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self._after_fork()
+        return self._portal.run(work)
+
+    async def _arun(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self._after_fork()
+        return await self._portal.arun(work)
+
+    def _after_fork(self) -> None:
+        if self._portal.forked():
+            # They belong to the parent, whose sockets they share: kept unused, because closing them here would close those.
+            self._parents.append(self._connections)
+            self._connections = {}
+            self._tasks = set()
+
+
+def _confirmed(attempted: int, failures: dict[int, EnqueueError]) -> int:
+    if failures:
+        raise PartialEnqueueError(failures, attempted)
+    return attempted
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    """Return the name under which a worker will import the module, also while it is being run as a program."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m shop.tasks
+        return main.__spec__.name
+    path = getattr(main, "__file__", None)
+    return Path(path).stem if path else "__main__"

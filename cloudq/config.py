@@ -1,0 +1,223 @@
+"""Settings: constructor over environment over file over defaults. Every key stands here, typed and explained.
+
+The file is `cloudq.toml`, or the table `[tool.cloudq]` of pyproject.toml, in the working directory; CLOUDQ_CONFIG names
+another. The environment spells keys in capitals, `__` for nesting: CLOUDQ_URL, CLOUDQ_QUEUES__MAIL__LEASE=5m.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import msgspec
+
+from cloudq.durations import seconds
+from cloudq.errors import ConfigError, NoProvider, nearest
+
+#: A duration as a file can hold it: "90s", or seconds.
+Written = str | float
+PriorityName = Literal["high", "normal", "low"]
+#: Most urgent first, which is also the order in which they are listed and polled.
+PRIORITIES: tuple[PriorityName, ...] = get_args(PriorityName)
+
+#: Where no URL is set, on a developer's machine.
+LOCAL_DEFAULT = "sqlite:///cloudq.db"
+
+#: Variables that begin with CLOUDQ_ and are no settings.
+_NOT_SETTINGS = {"CLOUDQ_CONFIG", "CLOUDQ_REQUIRE", "CLOUDQ_DEMO_DIR", "CLOUDQ_WORKER_INDEX", "CLOUDQ_SUPERVISOR_FD"}
+
+#: Set by the platforms where a file in the working directory is gone with the instance.
+_PLATFORMS = {
+    "KUBERNETES_SERVICE_HOST": "Kubernetes",
+    "ECS_CONTAINER_METADATA_URI": "Amazon ECS",
+    "ECS_CONTAINER_METADATA_URI_V4": "Amazon ECS",
+    "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda",
+    "K_SERVICE": "Cloud Run",
+    "CLOUD_RUN_JOB": "a Cloud Run job",
+    "CLOUD_RUN_WORKER_POOL": "a Cloud Run worker pool",
+    "FUNCTIONS_WORKER_RUNTIME": "Azure Functions",
+    "CONTAINER_APP_NAME": "Azure Container Apps",
+    "WEBSITE_INSTANCE_ID": "Azure App Service",
+}
+_CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
+#: Containers that a developer works in: their working directory is a mounted checkout.
+_DEVELOPERS = ("REMOTE_CONTAINERS", "CODESPACES", "DEVCONTAINER")
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What infrastructure and code must agree on for one queue (`[queues.<name>]`)."""
+
+    #: The provider of this queue, when it is not the application's.
+    url: str | None = None
+    #: How long a received task is hidden from other workers; renewed while it runs. A crashed one comes back after it.
+    lease: Written = "60s"
+    #: One physical queue each; a task may ask only for one that is listed.
+    priorities: tuple[PriorityName, ...] = ("normal",)
+    #: Keep the order of tasks with the same `ordering_key`.
+    ordered: bool = False
+    #: Upper bound of `max_attempts` for every task of the queue.
+    max_attempts: int | None = None
+    #: Drop a task whose id was sent within this window. Refused where the provider cannot.
+    dedup: Written = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no provider could serve."""
+        if seconds(self.lease, "lease") < 1:
+            raise ValueError(f"lease = {self.lease!r} is under one second; renewal could not keep up. Use 10s or more.")
+        if "normal" not in self.priorities:
+            raise ValueError("priorities must contain 'normal': it is what a task without a priority gets.")
+        if len(set(self.priorities)) != len(self.priorities):
+            raise ValueError("priorities names one twice.")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"max_attempts = {self.max_attempts}: a task is run at least once.")
+        seconds(self.dedup, "dedup")
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a worker runs (`[worker]`)."""
+
+    #: Tasks at once, per process.
+    concurrency: int = 10
+    processes: int = 1
+    #: How long running tasks may go on after SIGTERM. Below what platforms allow before they kill: Kubernetes 30 s.
+    grace: Written = "25s"
+    #: How long a task that no worker knows is offered before it is dead-lettered.
+    unknown_grace: Written = "1h"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        if self.concurrency < 1 or self.processes < 1:
+            raise ValueError("concurrency and processes are 1 or more.")
+        seconds(self.grace, "grace")
+        seconds(self.unknown_grace, "unknown_grace")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of cloudq.toml."""
+
+    #: Where the queues are: provider and place, never a secret.
+    url: str | None = None
+    #: First part of every physical name, so that two applications or stages share an account without meeting.
+    namespace: str = "cloudq"
+    queues: dict[str, QueueSettings] = {}
+    worker: WorkerSettings = WorkerSettings()
+
+    def queue(self, name: str) -> QueueSettings:
+        """Return the settings of a queue; one that the file does not name has the defaults."""
+        return self.queues.get(name) or QueueSettings()
+
+
+def load(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Settings:
+    """Read the settings. ConfigError names the file or variable, the key, and the nearest right one."""
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    for origin, part in (
+        _file(environ, directory or Path.cwd()),
+        ("environment", _environment(environ)),
+        ("CloudQ(...)", dict(overrides or {})),
+    ):
+        _convert(part, origin)  # each source alone first, so that the error names it
+        merged = _merge(merged, part)
+    return _convert(merged, "settings")
+
+
+def default_url(environ: Mapping[str, str] | None = None, marks: tuple[str, ...] = _CONTAINER_MARKS) -> str:
+    """Return the local default, or raise NoProvider where its file would vanish with the container or function."""
+    environ = os.environ if environ is None else environ
+    place = next((name for variable, name in _PLATFORMS.items() if environ.get(variable)), None)
+    if place is None and not any(environ.get(name) for name in _DEVELOPERS):
+        place = next((f"a container ({mark} exists)" for mark in marks if Path(mark).exists()), None)
+    if place is not None:
+        raise NoProvider(
+            f"no provider is configured: CLOUDQ_URL is not set, and {Path.cwd()} has no cloudq.toml with a url. This looks "
+            f"like {place}, where the local default, a file in the working directory, would be lost with the instance. Set "
+            f"CLOUDQ_URL to your provider, or name a file that is kept: CLOUDQ_URL=sqlite:////data/cloudq.db"
+        )
+    return LOCAL_DEFAULT
+
+
+def _file(environ: Mapping[str, str], directory: Path) -> tuple[str, dict[str, Any]]:
+    named = environ.get("CLOUDQ_CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise ConfigError(f"CLOUDQ_CONFIG names {named!r}, which is not a file.")
+        return named, _toml(Path(named))
+    own = directory / "cloudq.toml"
+    if own.is_file():
+        return str(own), _toml(own)
+    project = directory / "pyproject.toml"
+    if project.is_file():
+        return f"{project} [tool.cloudq]", _toml(project).get("tool", {}).get("cloudq", {})
+    return "defaults", {}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in sorted(environ.items()):
+        if not name.startswith("CLOUDQ_") or name in _NOT_SETTINGS:
+            continue
+        path = name.removeprefix("CLOUDQ_").lower().split("__")
+        listed = path[-1] == "priorities"
+        _put(result, path, [item.strip() for item in value.split(",")] if listed else value, name)
+    return result
+
+
+def _put(table: dict[str, Any], path: list[str], value: object, name: str) -> None:
+    first, *rest = path
+    below: object = table.setdefault(first, {}) if rest else {}
+    if (not rest and first in table) or not isinstance(below, dict):
+        raise ConfigError(f"environment: {name} and a variable whose name is the beginning of it, or goes on, contradict.")
+    if rest:
+        _put(cast("dict[str, Any]", below), rest, value, name)
+    else:
+        table[first] = value
+
+
+def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    result = dict(lower)
+    for key, value in upper.items():
+        below = result.get(key)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        result[key] = _merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value)) if both else value
+    return result
+
+
+def _convert(raw: dict[str, Any], origin: str) -> Settings:
+    _refuse_unknown(raw, Settings, origin, "")
+    try:
+        return msgspec.convert(raw, Settings, strict=False)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _refuse_unknown(raw: object, struct: type[S], origin: str, path: str) -> None:
+    """Name the nearest right key. msgspec would name only the wrong one."""
+    if not isinstance(raw, dict):
+        return
+    known = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in raw.items():  # pyright: ignore[reportUnknownVariableType]  plain TOML
+        if key not in known:
+            raise ConfigError(f"{origin}: there is no setting {path}{key}.{nearest(str(key), known)}")  # pyright: ignore[reportUnknownArgumentType]  plain TOML
+        if key == "worker":
+            _refuse_unknown(value, WorkerSettings, origin, "worker.")  # pyright: ignore[reportUnknownArgumentType]  plain TOML
+        if key == "queues" and isinstance(value, dict):
+            for name, queue in value.items():  # pyright: ignore[reportUnknownVariableType]  plain TOML
+                _refuse_unknown(queue, QueueSettings, origin, f"queues.{name}.")  # pyright: ignore[reportUnknownArgumentType]  plain TOML

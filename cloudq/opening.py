@@ -1,0 +1,75 @@
+"""From a URL to an open driver: `sqlite:///queue.db`, `memory://`, `<provider>://<place>`.
+
+An adapter registers a function under its scheme in the entry-point group `cloudq.adapters`. It is called as
+`open_driver(place, options, clock)` with what stands between `://` and `?`, the query as a dict, and the clock; it returns a
+Driver, on the running loop, and raises ConfigError for a place or an option that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from urllib.parse import parse_qsl
+
+from cloudq.clock import Clock
+from cloudq.driver import Driver, Limits, Queue
+from cloudq.durations import spoken
+from cloudq.errors import ConfigError, MissingAdapter, nearest
+
+Opener = Callable[[str, Mapping[str, str], Clock], Driver]
+
+
+def open_driver(url: str, clock: Clock) -> Driver:
+    """Open the driver that a URL names. ConfigError tells what is wrong with the URL; MissingAdapter what to install."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise ConfigError(f"{_masked(url)!r} is not a provider URL. Write scheme://place, e.g. sqlite:///cloudq.db.")
+    opener = _opener(scheme)
+    place, _, query = rest.partition("?")
+    if "@" in place and ":" in place.split("@")[0]:
+        raise ConfigError(
+            f"{scheme}://... holds a password. A URL names a provider and a place, never a secret: credentials come from "
+            f"the provider's own chain."
+        )
+    return opener(place, dict(parse_qsl(query, keep_blank_values=True)), clock)
+
+
+def refuse_impossible(queue: Queue, limits: Limits) -> None:
+    """Raise ConfigError for a queue setting that this provider cannot keep: before the first message, never silently."""
+    setting, who = f"queues.{queue.logical}", limits.provider
+    shortest, longest = limits.lease
+    if not shortest <= queue.lease <= longest:
+        raise ConfigError(
+            f"{setting}.lease = {spoken(queue.lease)}: {who} leases from {spoken(shortest)} to {spoken(longest)}. "
+            f"Choose one between; a running task's lease is renewed."
+        )
+    if queue.ordered and not limits.native_order:
+        raise ConfigError(f"{setting}.ordered = true: {who} keeps no order. Use a provider that does for this queue.")
+    if queue.dedup and (limits.dedup == "none" or (limits.dedup == "ordered" and not queue.ordered)):
+        raise ConfigError(
+            f"{setting}.dedup = {spoken(queue.dedup)}: {who} drops no duplicates. Remove it, or use "
+            f"a provider that does for this queue."
+        )
+
+
+def _opener(scheme: str) -> Opener:
+    known = {entry.name: entry for entry in entry_points(group="cloudq.adapters")}
+    entry = known.get(scheme)
+    if entry is None:
+        raise ConfigError(f"there is no provider {scheme!r}.{nearest(scheme, known)}")
+    return _load(entry)
+
+
+def _load(entry: EntryPoint) -> Opener:
+    try:
+        opener: Opener = entry.load()
+    except ModuleNotFoundError as error:
+        raise MissingAdapter(
+            f"the provider {entry.name!r} needs {error.name!r}, which is not installed: "
+            f"pip install 'cloudq-tasks[{entry.name}]'"
+        ) from error
+    return opener
+
+
+def _masked(url: str) -> str:
+    return url if len(url) < 60 else url[:57] + "..."
