@@ -1,0 +1,598 @@
+"""The engine: one asyncio loop that receives, hands out and settles, and on which no task ever runs.
+
+    a free slot -> receive -> lease kept -> `Execution.open` (decode, admit) -> runner -> `Execution.close` (decide)
+    -> settle -> slot free
+
+Everything happens at an event: a poll that answers, a task that ends, a settlement that is confirmed. There is no tick.
+
+How much is received. A slot first: a message is asked for only when it can start, but for at most one provider batch ahead,
+and that only while measured run times say that it starts soon. A poll reserves the slots it asks for until it has been
+unanswered for a moment: then its queue is empty, and it stands waiting without keeping the slots from other queues.
+
+Which queue is asked. In turn by weight (high 14, normal 5, low 1), so that a backlog of high priority slows the others
+down and never stops them.
+
+Who is run beside whom. A message that ends its process takes down what runs beside it, and all of them count a crash. One more
+crash would bury a message that has all but one: so of those at most one is in hand, the others given back first. It is then
+the guilty one that is buried, and not its company.
+
+How it ends. In this order: no new polls, and the open ones called back; what has not started goes back; running tasks have
+the grace; what still runs is given back; settlements are flushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cloudq.clock import Clock
+from cloudq.driver import Delivery
+from cloudq.envelope import Envelope
+from cloudq.errors import DriverError, StuckWorker
+from cloudq.events import Event, Events, Name
+from cloudq.execution import Execution, Job
+from cloudq.outcome import CRASHES, Ack, Bury, Failed, GiveBack, NotRun, Outcome, Rejected, Resend, Settlement, Succeeded
+from cloudq.worker.held import Held, Station
+from cloudq.worker.leases import Leases
+from cloudq.worker.pump import Pump
+from cloudq.worker.runners import Runner
+from cloudq.worker.settling import Settler
+
+WEIGHTS = {"high": 14, "normal": 5, "low": 1}
+
+#: A poll without an answer for this long, in seconds, has found an empty queue. Shorter than a slow round trip would free
+#: slots that are about to be filled; longer keeps them from queues that have work.
+_UNANSWERED = 0.2
+#: A message received ahead of a slot must start within this many seconds, and within a quarter of its lease.
+_AHEAD = 1.0
+#: Bytes that may wait in this process for a slot.
+_AHEAD_BYTES = 16 * 1024 * 1024
+#: A receive that has not ended this many seconds after its wait never will: it is broken off, and the next one begun.
+_OVERDUE = 30.0
+#: How long the last settlements of a shutdown may take, in seconds: what is not confirmed then comes back by its lease.
+_FLUSH = 10.0
+#: Polls under way at once for one queue, under load: about the rate times the round trip, by ten.
+_MOST_POLLS = 8
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+#: A message on its last chance, given back for another of its kind, comes again after this many seconds.
+_ANOTHER_TURN = 2.0
+#: Weight of the newest run in the average run time.
+_NEWEST = 0.1
+#: How long cancelled coroutines have to end after the grace, in seconds.
+_LAST_WORDS = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class _Poll:
+    ask: int
+    reserved: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Source:
+    """One physical queue, as the engine sees it."""
+
+    station: Station
+    settler: Settler
+    weight: int
+    #: Running total of the weighted turns.
+    turn: int = 0
+    polls: list[_Poll] = field(default_factory=list[_Poll])
+    buffer: deque[Held] = field(default_factory=deque[Held])
+    #: The last poll brought all that was asked for: there is more.
+    hungry: bool = False
+    paused: bool = False
+    pause: float = _FIRST_PAUSE
+    #: In a burst: a poll found nothing.
+    exhausted: bool = False
+
+    def reserved(self) -> int:
+        return sum(poll.ask for poll in self.polls if poll.reserved)
+
+    def standing(self) -> bool:
+        return any(not poll.reserved for poll in self.polls)
+
+
+class Engine:
+    """Works on some queues until it is told to drain, or, in a burst, until they are empty."""
+
+    def __init__(
+        self,
+        stations: Sequence[Station],
+        execution: Execution,
+        runner: Runner,
+        *,
+        clock: Clock,
+        events: Events,
+        draw: random.Random,
+        concurrency: int = 10,
+        grace: float = 25.0,
+        burst: bool = False,
+        pump: bool = True,
+    ) -> None:
+        """Times in seconds. The drivers in `stations` stay open: they belong to the caller."""
+        self._execution = execution
+        self._runner = runner
+        self._clock = clock
+        self._events = events
+        self._concurrency = concurrency
+        self._grace = grace
+        self._burst = burst
+        self._work: set[asyncio.Task[None]] = set()
+        self.leases = Leases(clock, events, self._spawn, self._lease_lost)
+        self._poll_tasks: set[asyncio.Task[None]] = set()
+        self._sources = [
+            _Source(
+                station,
+                Settler(station, self.leases, clock, events, self._spawn, draw),
+                WEIGHTS.get(station.queue.priority, 5),
+            )
+            for station in stations
+        ]
+        delayed = {station.delay: station for station in stations if station.limits.send_delay < float("inf")}
+        self._pumps = [Pump(list(stations), station, clock, events) for station in delayed.values()] if pump else []
+        self._source_of = {source.station: source for source in self._sources}
+        self._running: dict[Held, None] = {}
+        self._slots_used = 0
+        #: By queue and ordering key: what waits for the one before it. A key is here while anything of it is in hand.
+        self._lanes: dict[tuple[str, str], deque[Held]] = {}
+        self._run_time: float | None = None
+        self._draining = asyncio.Event()
+        self._progress = False
+        #: The one message in hand that must not crash again, and how many others of its kind are on their way back.
+        self._suspect: Held | None = None
+        self._suspects_leaving = 0
+        #: No task runs.
+        self._idle = asyncio.Event()
+        self._failure: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Work until drained. Raises when anything inside breaks: a worker is never alive and deaf."""
+        self._failure = asyncio.get_running_loop().create_future()
+        self._runner.start(self._ended, self._fail)
+        self._emit(Name.WORKER_STARTED, queues=", ".join(source.station.queue.physical for source in self._sources))
+        background = [self._spawn(self.leases.run()), *(self._spawn(pump.run()) for pump in self._pumps)]
+        drain = self._spawn(self._wait_for_drain())
+        self._poll_more()
+        try:
+            await asyncio.wait([drain, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            if self._failure.done():
+                self._failure.result()
+            await self._or_failure(self._wind_down())
+        finally:
+            self._runner.stop()
+            owned = [*background, drain, *self._poll_tasks, *self._work]
+            for task in owned:
+                task.cancel()
+            await asyncio.gather(*owned, return_exceptions=True)
+            self._emit(Name.WORKER_STOPPED)
+
+    def drain(self) -> None:
+        """Begin to end. Call from the loop; a second call changes nothing."""
+        self._draining.set()
+
+    # Receiving --------------------------------------------------------------------------------------------------------
+
+    def _poll_more(self) -> None:
+        """Start what polls there is room for."""
+        while not self._draining.is_set():
+            source = self._next_to_poll()
+            if source is None:
+                return
+            room = self._room(source)
+            poll = _Poll(min(room, source.station.limits.receive_count))
+            source.polls.append(poll)
+            task = asyncio.get_running_loop().create_task(self._poll(source, poll))
+            self._poll_tasks.add(task)
+            task.add_done_callback(self._poll_done)
+
+    def _next_to_poll(self) -> _Source | None:
+        able = [source for source in self._sources if self._may_poll(source)]
+        return _by_turn(able)
+
+    def _may_poll(self, source: _Source) -> bool:
+        if source.paused or source.exhausted or source.standing() or len(source.polls) >= _MOST_POLLS:
+            return False
+        if source.polls and not source.hungry:
+            return False
+        ahead = self._ahead(source)
+        # While messages may be taken ahead, whole batches are asked for: a request costs the same for one as for ten.
+        least = source.station.limits.receive_count if ahead >= source.station.limits.receive_count else 1
+        return self._room(source) >= least
+
+    def _room(self, source: _Source) -> int:
+        free = self._concurrency - self._slots_used
+        asked = sum(other.reserved() for other in self._sources)
+        return free + self._ahead(source) - self._waiting() - asked
+
+    def _waiting(self) -> int:
+        return sum(len(source.buffer) for source in self._sources) + sum(len(lane) for lane in self._lanes.values())
+
+    def _ahead(self, source: _Source) -> int:
+        """How many messages may wait for a slot: as many as surely start soon, and one batch at the most."""
+        if self._run_time is None or self._burst_is_over():
+            return 0
+        soon = min(_AHEAD, source.station.queue.lease / 4)
+        start_in_time = int(soon / max(self._run_time, 1e-6)) * self._concurrency
+        waiting_bytes = sum(len(held.delivery.body) for other in self._sources for held in other.buffer)
+        return 0 if waiting_bytes > _AHEAD_BYTES else min(source.station.limits.receive_count, start_in_time)
+
+    def _burst_is_over(self) -> bool:
+        return self._burst and all(source.exhausted for source in self._sources)
+
+    async def _poll(self, source: _Source, poll: _Poll) -> None:
+        station = source.station
+        # A long poll cannot always be interrupted, so it must fit into the grace with time left to give back.
+        wait = 0.0 if self._burst else min(station.limits.receive_wait, 20.0, max(1.0, self._grace - 5.0))
+        lapse = asyncio.get_running_loop().call_later(_UNANSWERED, self._lapse, poll)
+        deliveries: Sequence[Delivery] = ()
+        try:
+            async with asyncio.timeout(wait + _OVERDUE):
+                deliveries = await station.driver.receive(station.queue, poll.ask, wait)
+        except (DriverError, TimeoutError) as error:
+            self._pause(source, str(error) or f"no answer {_OVERDUE:g} s after its time")
+        else:
+            source.pause = _FIRST_PAUSE
+            source.exhausted = self._burst and not deliveries
+        finally:
+            lapse.cancel()
+            source.polls.remove(poll)
+        source.hungry = len(deliveries) == poll.ask
+        self._progress = self._progress or bool(deliveries)
+        refused: set[tuple[str, str] | None] = set()
+        for delivery in deliveries:
+            self._take(source, delivery, refused)
+        self._start_more()
+        self._give_back_excess(source)
+        self._poll_more()
+        self._end_burst()
+
+    def _lapse(self, poll: _Poll) -> None:
+        poll.reserved = False
+        self._poll_more()
+
+    def _pause(self, source: _Source, reason: str) -> None:
+        self._emit(Name.RECEIVE_FAILED, source.station, reason=reason, retry_in=source.pause)
+        source.paused = True
+        asyncio.get_running_loop().call_later(source.pause, self._resume, source)
+        source.pause = min(source.pause * 2, _LONGEST_PAUSE)
+
+    def _resume(self, source: _Source) -> None:
+        source.paused = False
+        self._poll_more()
+
+    def _take(self, source: _Source, delivery: Delivery, refused: set[tuple[str, str] | None]) -> None:
+        now = self._clock.monotonic()
+        held = Held(
+            delivery=delivery,
+            station=source.station,
+            clock=self._clock,
+            lease_end=now + delivery.leased_for,
+            renew_at=now + delivery.leased_for - source.station.queue.lease / 2,
+        )
+        self._emit(Name.RECEIVED, source.station, message_id=delivery.message_id, deliveries=delivery.deliveries)
+        self.leases.hold(held)
+        lane = held.lane
+        # On its last chance it starts at once or goes back: waiting here, it could be taken down without having run.
+        suspect = delivery.crashes == CRASHES - 1
+        busy = self._suspect is not None or self._slots_used >= self._concurrency
+        if (suspect and busy) or (lane is not None and lane in refused):
+            refused.add(lane)  # what follows it in its key must not overtake it
+            self._give_turn(held)
+            return
+        if suspect:
+            self._suspect = held
+        if lane is not None and lane in self._lanes:
+            self._lanes[lane].append(held)
+            return
+        if lane is not None:
+            self._lanes[lane] = deque()
+            held.heads_lane = True
+        if suspect:
+            source.buffer.appendleft(held)
+        else:
+            source.buffer.append(held)
+
+    def _give_turn(self, held: Held) -> None:
+        self._suspects_leaving += 1
+        delay = min(_ANOTHER_TURN, held.station.limits.release_delay)
+        held.finished = True
+
+        def gone(_confirmed: bool) -> None:  # noqa: FBT001  a callback with one answer
+            self._suspects_leaving -= 1
+            self._start_more()
+            self._poll_more()
+
+        held.then = gone
+        self._source_of[held.station].settler.settle(held, GiveBack(delay, counted=False), None)
+
+    def _give_back_excess(self, source: _Source) -> None:
+        """Return what other queues' messages left no room for: it should run now, elsewhere."""
+        allowed = self._ahead(source)
+        while self._waiting() > allowed:
+            # From the end: of an ordering key, the later ones go first.
+            lanes = [lane for lane in self._lanes.values() if lane]
+            fullest = max((other for other in self._sources if other.buffer), key=lambda o: len(o.buffer), default=None)
+            if lanes:
+                self._finish(lanes[-1].pop(), NotRun())
+            elif fullest is not None:
+                held = fullest.buffer.pop()
+                self._close_lane(held)
+                self._finish(held, NotRun())
+            else:
+                return
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def _start_more(self) -> None:
+        while self._slots_used < self._concurrency and not self._draining.is_set():
+            source = _by_turn([source for source in self._sources if self._has_work(source)])
+            if source is None:
+                return
+            self._start(source.buffer.popleft())
+
+    def _has_work(self, source: _Source) -> bool:
+        # A suspect waits until others of its kind are surely gone from here: it may be the one that ends the process.
+        return bool(source.buffer) and not (self._suspects_leaving and source.buffer[0] is self._suspect)
+
+    def _start(self, held: Held) -> None:
+        if held.lost():
+            self.leases.lose(held)
+            held.finished = True
+            if held is self._suspect:
+                self._suspect = None
+            self._close_lane(held)
+            return
+        opened = self._execution.open(held.delivery, held.station.limits)
+        if not isinstance(opened, Job):
+            self._slots_used += 1  # a message that cannot be run takes a slot too while its copy is not confirmed
+            self._report_unrun(held, *opened)
+            self._settle(held, *opened, holds_slot=True)
+            return
+        held.job = opened
+        held.started_at = self._clock.monotonic()
+        if opened.task.timeout is not None:
+            held.renew_until = held.started_at + opened.task.timeout
+            self.leases.hold(held)  # the keeper may have to look at it sooner than it knew
+        self._slots_used += 1
+        self._running[held] = None
+        self._runner.submit(held)
+
+    def _ended(self, held: Held, outcome: Outcome) -> None:
+        """A task ended. Called by the runner, on this loop, which only logs what is raised here."""
+        try:
+            self._task_ended(held, outcome)
+        except Exception as error:
+            self._fail(error)
+
+    def _task_ended(self, held: Held, outcome: Outcome) -> None:
+        if held not in self._running:
+            return  # given back at the end of the grace; this is the late result of a thread that could not be stopped
+        self._note_run_time(self._clock.monotonic() - held.started_at)
+        self._finish(held, outcome)
+        self._start_more()
+        self._poll_more()
+        self._end_burst()
+
+    def _lease_lost(self, held: Held) -> None:
+        # A process that was stopped and goes on finishes its late runs soon; what has not ended a lease later is stuck.
+        asyncio.get_running_loop().call_later(held.station.queue.lease, self._check_stuck)
+
+    def _check_stuck(self) -> None:
+        now = self._clock.monotonic()
+        stuck = sum(1 for held in self._running if now >= held.lease_end + held.station.queue.lease)
+        if stuck >= self._concurrency:
+            # Threads cannot be stopped. A worker whose every slot is held by a run that no longer counts would be deaf.
+            self._fail(
+                StuckWorker(
+                    f"all {self._concurrency} slots are held by tasks that lost their leases and have not ended. The process "
+                    f"ends, so that another can work; give such tasks a `timeout` that they keep to."
+                )
+            )
+
+    def _note_run_time(self, took: float) -> None:
+        self._run_time = took if self._run_time is None else self._run_time + _NEWEST * (took - self._run_time)
+
+    def _finish(self, held: Held, outcome: Outcome) -> None:
+        job = held.job
+        if job is None:
+            self._settle(held, GiveBack(0.0, counted=False), None, holds_slot=False)
+            return
+        del self._running[held]
+        if not self._running:
+            self._idle.set()
+        settlement = self._execution.close(job, outcome, held.station.limits)
+        if not held.lost():
+            self._report_outcome(job, outcome, settlement, self._clock.monotonic() - held.started_at)
+        self._settle(held, settlement, job.envelope, holds_slot=True)
+
+    def _report_outcome(self, job: Job, outcome: Outcome, settlement: Settlement, took: float) -> None:
+        match outcome:
+            case Succeeded():
+                self._execution.report(Name.SUCCEEDED, job, seconds=round(took, 6))
+            case Failed():
+                self._execution.report(Name.FAILED, job, error=outcome.error, trace=outcome.trace)
+                if isinstance(settlement, GiveBack):
+                    self._execution.report(Name.RETRIED, job, error=outcome.error, delay=settlement.delay)
+            case Rejected():
+                self._execution.report(Name.REJECTED, job, reason=outcome.reason)
+            case NotRun():
+                if outcome.started:
+                    self._execution.report(Name.INTERRUPTED, job)
+
+    def _report_unrun(self, held: Held, settlement: Settlement, envelope: Envelope | None) -> None:
+        reason = settlement.reason if isinstance(settlement, (GiveBack, Resend)) else ""
+        dropped = isinstance(settlement, Ack)
+        if reason or dropped:
+            self._emit(
+                Name.DROPPED if dropped else Name.NOT_KNOWN,
+                held.station,
+                task=envelope.type if envelope is not None else "",
+                task_id=envelope.id if envelope is not None else held.delivery.message_id,
+                reason=reason or "expired",
+            )
+
+    def _settle(self, held: Held, settlement: Settlement, envelope: Envelope | None, *, holds_slot: bool) -> None:
+        assert not held.finished, "settled once"
+        held.finished = True
+        held.removes = not isinstance(settlement, GiveBack)
+        copies = _needs_copy(held, settlement)
+        if holds_slot and not copies:
+            # The work is done; its ack may linger. A slot kept until then would make a linger cost throughput.
+            self._slots_used -= 1
+        held.then = self._then(held, frees_slot=holds_slot and copies)
+        self._source_of[held.station].settler.settle(held, settlement, envelope)
+
+    def _then(self, held: Held, *, frees_slot: bool) -> Callable[[bool], None]:
+        def then(confirmed: bool) -> None:  # noqa: FBT001  a callback with one answer
+            if frees_slot:
+                self._slots_used -= 1
+            if held is self._suspect:
+                self._suspect = None
+            if held.heads_lane:
+                self._next_in_lane(held, confirmed=confirmed)
+            self._start_more()
+            self._poll_more()
+            self._end_burst()
+
+        return then
+
+    # Ordering keys ----------------------------------------------------------------------------------------------------
+
+    def _next_in_lane(self, held: Held, *, confirmed: bool) -> None:
+        lane = held.lane
+        assert lane is not None
+        waiting = self._lanes[lane]
+        if not (confirmed and held.removes and waiting) or self._draining.is_set():
+            self._close_lane(held)
+            return
+        held.heads_lane = False
+        following = waiting.popleft()
+        following.heads_lane = True
+        self._buffer_first(following)
+
+    def _buffer_first(self, held: Held) -> None:
+        self._source_of[held.station].buffer.appendleft(held)
+
+    def _close_lane(self, held: Held) -> None:
+        """The key's turn is over: what waits behind goes back unrun, to come again in order."""
+        if not held.heads_lane or held.lane is None:
+            return
+        held.heads_lane = False
+        waiting = self._lanes.pop(held.lane)
+        while waiting:
+            self._finish(waiting.pop(), NotRun())
+
+    # Ending -----------------------------------------------------------------------------------------------------------
+
+    def _end_burst(self) -> None:
+        if not self._burst or self._draining.is_set():
+            return
+        in_hand = self._slots_used or self._waiting() or self._running
+        polling = any(source.polls or source.paused for source in self._sources)
+        if in_hand or polling or not all(source.exhausted for source in self._sources):
+            return
+        if self._progress:
+            # What ran may have enqueued more: one more round, and the end is a round that finds nothing.
+            self._progress = False
+            for source in self._sources:
+                source.exhausted = False
+            self._poll_more()
+        else:
+            self.drain()
+
+    async def _wait_for_drain(self) -> None:
+        await self._draining.wait()
+
+    async def _wind_down(self) -> None:
+        self._emit(Name.WORKER_DRAINING, running=len(self._running), waiting=self._waiting())
+        # Receivers first: a message that is released while a poll is open would be caught again by that poll.
+        for task in list(self._poll_tasks):
+            task.cancel()
+        await asyncio.gather(*self._poll_tasks, *(pump.stop() for pump in self._pumps), return_exceptions=True)
+        for lane in self._lanes.values():
+            while lane:
+                self._finish(lane.pop(), NotRun())
+        for source in self._sources:
+            source.settler.hurry()
+            while source.buffer:
+                held = source.buffer.pop()
+                self._close_lane(held)
+                self._finish(held, NotRun())
+        await self._until_none_runs(self._grace)
+        if self._running:
+            self._runner.cancel_all()
+            await self._until_none_runs(_LAST_WORDS)
+        for held in list(self._running):
+            self._finish(held, NotRun(started=True))
+        try:
+            async with asyncio.timeout(_FLUSH):
+                await asyncio.gather(*(source.settler.join() for source in self._sources))
+        except TimeoutError:
+            self._emit(Name.SETTLE_UNKNOWN, reason=f"not everything was confirmed {_FLUSH:g} s after the last task ended")
+
+    async def _until_none_runs(self, patience: float) -> None:
+        deadline = self._clock.monotonic() + patience
+        while self._running and self._clock.monotonic() < deadline:
+            self._idle.clear()
+            try:
+                async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                    await self._idle.wait()
+            except TimeoutError:
+                return
+
+    async def _or_failure(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._failure is not None
+        task = asyncio.ensure_future(work)
+        await asyncio.wait([task, self._failure], return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            task.cancel()
+            self._failure.result()
+        task.result()
+
+    # Owning -----------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work_done)
+        return task
+
+    def _work_done(self, task: asyncio.Task[None]) -> None:
+        self._work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _poll_done(self, task: asyncio.Task[None]) -> None:
+        self._poll_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    def _emit(self, name: Name, station: Station | None = None, **detail: str | float) -> None:
+        queue = station.queue.logical if station is not None else ""
+        self._events.emit(Event(name, self._clock.time(), queue, detail=detail))
+
+
+def _needs_copy(held: Held, settlement: Settlement) -> bool:
+    if isinstance(settlement, Bury):
+        return not held.station.limits.native_dead_letter
+    return not isinstance(settlement, (Ack, GiveBack))
+
+
+def _by_turn(sources: Sequence[_Source]) -> _Source | None:
+    """Smooth weighted turns: each gains its weight, the one with the most is chosen and pays for all."""
+    if not sources:
+        return None
+    for source in sources:
+        source.turn += source.weight
+    chosen = max(sources, key=lambda source: source.turn)
+    chosen.turn -= sum(source.weight for source in sources)
+    return chosen

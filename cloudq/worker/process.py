@@ -1,0 +1,194 @@
+"""One worker process: the engine with real connections, real threads and the operating system's signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Self
+
+from cloudq.app import CloudQ
+from cloudq.clock import Clock
+from cloudq.driver import Driver, Part
+from cloudq.durations import seconds
+from cloudq.errors import ConfigError, nearest
+from cloudq.execution import Execution
+from cloudq.opening import open_driver, refuse_impossible
+from cloudq.sending import Sender
+from cloudq.worker.engine import Engine
+from cloudq.worker.held import Station
+from cloudq.worker.runners import ThreadRunner
+
+#: The supervisor holds the other end of this pipe: when it is gone, so is the supervisor, and the worker drains.
+SUPERVISOR_FD = "CLOUDQ_SUPERVISOR_FD"
+#: Two signals within this many seconds are one request: `timeout`, for one, signals its child and its group.
+_ONE_REQUEST = 0.3
+#: Which of the supervisor's processes this is, from 0. The first runs the pump.
+WORKER_INDEX = "CLOUDQ_WORKER_INDEX"
+#: This process was started by a supervisor, which has said all there is to say about it.
+SUPERVISED = SUPERVISOR_FD in os.environ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a worker is to do."""
+
+    queues: Sequence[str]
+    concurrency: int = 10
+    grace: float = 25.0
+    burst: bool = False
+    pump: bool = True
+
+
+def plan(app: CloudQ, queues: Sequence[str] = (), concurrency: int | None = None, *, burst: bool = False) -> Plan:
+    """Return the plan: the given queues, or every declared one. ConfigError for a queue that nothing declares."""
+    known = app.queue_names()
+    if not known:
+        raise ConfigError("the application declares no task and its settings name no queue: there is nothing to work on.")
+    for queue in queues:
+        if queue not in known:
+            raise ConfigError(f"no task is declared on the queue {queue!r}.{nearest(queue, known)}")
+    for task in app.declared.as_mapping().values():
+        task.signature.prepare()
+    settings = app.settings.worker
+    return Plan(
+        queues=tuple(queues) or tuple(known),
+        concurrency=concurrency or settings.concurrency,
+        grace=seconds(settings.grace),
+        burst=burst,
+        pump=os.environ.get(WORKER_INDEX, "0") == "0",
+    )
+
+
+def serve(app: CloudQ, work: Plan) -> None:
+    """Work until SIGTERM or SIGINT, or to the end of a burst. Raises what broke the engine."""
+    # First of all, so that a signal during the start is not the default's sudden death.
+    stop = _Stop(app.clock)
+    with stop:
+        asyncio.run(_serve(app, work, stop))
+
+
+async def _serve(app: CloudQ, work: Plan, stop: _Stop) -> None:
+    async with _engine(app, work) as engine:
+        stop.watch(asyncio.get_running_loop(), engine.drain)
+        await engine.run()
+
+
+@asynccontextmanager
+async def working(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
+    """Have a worker on the running loop for the length of a block, drained at its end: for tests and embedding.
+
+    What breaks the engine meanwhile is raised at the end of the block.
+    """
+    async with _engine(app, work) as engine:
+        running = asyncio.create_task(engine.run())
+        try:
+            yield engine
+        finally:
+            engine.drain()
+            await running
+
+
+@asynccontextmanager
+async def _engine(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
+    async with _stations(app, work.queues) as stations:
+        execution = Execution(app.declared, app.clock, app.events, app.draw, seconds(app.settings.worker.unknown_grace))
+        yield Engine(
+            stations,
+            execution,
+            ThreadRunner(execution, work.concurrency),
+            clock=app.clock,
+            events=app.events,
+            draw=app.draw,
+            concurrency=work.concurrency,
+            grace=work.grace,
+            burst=work.burst,
+            pump=work.pump,
+        )
+
+
+@asynccontextmanager
+async def _stations(app: CloudQ, queues: Sequence[str]) -> AsyncGenerator[list[Station]]:
+    """Open one driver for each provider, and close them at the end."""
+    drivers: dict[str, Driver] = {}
+    senders: dict[str, Sender] = {}
+    tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    try:
+        stations: list[Station] = []
+        for name in queues:
+            url = app.url_of(name)
+            if url not in drivers:
+                drivers[url] = open_driver(url, app.clock)
+                senders[url] = Sender(drivers[url], app.clock, spawn, app.draw)
+            addresses = app.addresses(name)
+            delay, dead = (next(q for q in addresses if q.part is part) for part in (Part.DELAY, Part.DEAD))
+            for queue in (q for q in addresses if q.part is Part.MAIN):
+                refuse_impossible(queue, drivers[url].limits)
+                stations.append(Station(queue, dead, delay, drivers[url], senders[url]))
+        yield stations
+    finally:
+        for driver in drivers.values():
+            await driver.aclose()
+
+
+class _Stop:
+    """The first SIGTERM or SIGINT drains, a second one ends at once: the leases bring the work back."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._asked_at: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: Callable[[], None] | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave back
+
+    def watch(self, loop: asyncio.AbstractEventLoop, drain: Callable[[], None]) -> None:
+        """From now on there is an engine to drain."""
+        self._loop, self._drain = loop, drain
+        inherited = os.environ.get(SUPERVISOR_FD)
+        if inherited is not None:
+            loop.add_reader(int(inherited), self._supervisor_gone, int(inherited))
+        if self._asked_at is not None:
+            drain()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        now = self._clock.monotonic()
+        if self._asked_at is not None:
+            if now - self._asked_at < _ONE_REQUEST:
+                return
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), b"cloudq: second signal, ending at once; unfinished work comes back\n")
+            os._exit(128 + number)
+        self._ask()
+
+    def _supervisor_gone(self, descriptor: int) -> None:
+        assert self._loop is not None
+        self._loop.remove_reader(descriptor)
+        if self._asked_at is None:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked_at = self._clock.monotonic()
+        if self._loop is not None and self._drain is not None:
+            self._loop.call_soon_threadsafe(self._drain)

@@ -1,0 +1,210 @@
+"""Where tasks run: never on the loop that keeps the leases.
+
+`def` tasks run in a pool of threads that pull from a queue; `async def` tasks on a second loop in a thread of its own, so that
+one that blocks holds up its like and no lease. What ends is handed to the control loop in batches: it is woken once, however
+many ended meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from cloudq.execution import Execution
+from cloudq.outcome import Failed, NotRun, Outcome
+from cloudq.worker.held import Held
+
+Done = Callable[[Held, Outcome], None]
+
+
+class Runner(Protocol):
+    """Runs jobs elsewhere. Injected, so that a simulation can run them in virtual time."""
+
+    def start(self, done: Done, failed: Callable[[BaseException], None]) -> None:
+        """Get ready. `done` is called on the running loop for every job; `failed` when the runner itself breaks."""
+        ...
+
+    def submit(self, held: Held) -> None:
+        """Run `held.job`. Call from the control loop."""
+        ...
+
+    def cancel_all(self) -> None:
+        """Cancel what can be cancelled: it ends as NotRun. What cannot goes on until the process ends."""
+        ...
+
+    def stop(self) -> None:
+        """Take no more work, and let go of the threads."""
+        ...
+
+
+class _Completions:
+    """Carries outcomes from any thread to the control loop, waking it once per batch."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, done: Done) -> None:
+        self._loop = loop
+        self._done = done
+        self._ended: deque[tuple[Held, Outcome]] = deque()
+        self._lock = threading.Lock()
+        self._woken = False
+
+    def put(self, held: Held, outcome: Outcome) -> None:
+        with self._lock:
+            self._ended.append((held, outcome))
+            if self._woken:
+                return
+            self._woken = True
+        try:
+            self._loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:
+            return  # the loop is closed: a task went on past the end of its worker, and its lease brings it back
+
+    def _deliver(self) -> None:
+        with self._lock:
+            self._woken = False
+            ended, self._ended = self._ended, deque()
+        for held, outcome in ended:
+            self._done(held, outcome)
+
+
+class ThreadRunner:
+    """The runner of real workers."""
+
+    def __init__(self, execution: Execution, threads: int) -> None:
+        """`threads` bounds the pool for `def` tasks; they are started as they are needed."""
+        self._execution = execution
+        self._most = threads
+        self._jobs: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+        self._completions: _Completions | None = None
+        self._failed: Callable[[BaseException], None] | None = None
+        self._control: asyncio.AbstractEventLoop | None = None
+        self._async = _AsyncThread(execution)
+
+    def start(self, done: Done, failed: Callable[[BaseException], None]) -> None:
+        """Remember the running loop as the control loop."""
+        self._control = asyncio.get_running_loop()
+        self._failed = failed
+        self._completions = _Completions(self._control, self._one_less(done))
+        self._async.start(self._completions, self._broke)
+
+    def submit(self, held: Held) -> None:
+        """Hand over to the pool or to the task loop."""
+        assert held.job is not None
+        if held.job.task.is_async:
+            self._async.submit(held)
+            return
+        self._busy += 1
+        if self._busy > len(self._threads) and len(self._threads) < self._most:
+            thread = threading.Thread(target=self._serve, name=f"cloudq-task-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._jobs.put(held)
+
+    def cancel_all(self) -> None:
+        """Only coroutines can be cancelled; nothing is injected into a thread."""
+        self._async.cancel_all()
+
+    def stop(self) -> None:
+        """The threads are daemons: one in the middle of a task ends with the process."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._async.stop()
+
+    def _serve(self) -> None:
+        assert self._completions is not None
+        try:
+            while (held := self._jobs.get()) is not None:
+                assert held.job is not None
+                self._completions.put(held, self._execution.run_sync(held.job, held.told_lost))
+        except BaseException as error:
+            self._broke(error)
+
+    def _one_less(self, done: Done) -> Done:
+        def count_and_tell(held: Held, outcome: Outcome) -> None:
+            assert held.job is not None
+            if not held.job.task.is_async:
+                self._busy -= 1
+            done(held, outcome)
+
+        return count_and_tell
+
+    def _broke(self, error: BaseException) -> None:
+        assert self._control is not None
+        assert self._failed is not None
+        self._control.call_soon_threadsafe(self._failed, error)
+
+
+class _AsyncThread:
+    """The loop on which `async def` tasks run. Started at the first of them."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: dict[Held, asyncio.Task[None]] = {}
+        self._arrived: deque[Held] = deque()
+        self._lock = threading.Lock()
+        self._woken = False
+        self._cancelled = False
+
+    def start(self, completions: _Completions, broke: Callable[[BaseException], None]) -> None:
+        self._completions = completions
+        self._broke = broke
+
+    def submit(self, held: Held) -> None:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._serve, args=(self._loop,), name="cloudq-task-loop", daemon=True).start()
+        with self._lock:
+            self._arrived.append(held)
+            if self._woken:
+                return
+            self._woken = True
+        self._loop.call_soon_threadsafe(self._begin)
+
+    def cancel_all(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        except BaseException as error:
+            self._broke(error)
+        else:
+            loop.close()
+
+    def _begin(self) -> None:
+        with self._lock:
+            self._woken = False
+            arrived, self._arrived = self._arrived, deque()
+        assert self._loop is not None
+        for held in arrived:
+            self._tasks[held] = self._loop.create_task(self._run(held))
+
+    async def _run(self, held: Held) -> None:
+        assert held.job is not None
+        # Whatever goes wrong below must count, or the task would come back at once, for ever.
+        outcome: Outcome = Failed("its run was broken off")
+        try:
+            outcome = await self._execution.run_async(held.job, held.told_lost)
+            if isinstance(outcome, NotRun) and not self._cancelled:
+                # Nobody here cancelled it: it is the task's own doing, and must count, or it would come back for ever.
+                outcome = Failed("CancelledError: the task was cancelled by its own code")
+        finally:
+            del self._tasks[held]
+            self._completions.put(held, outcome)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        for task in list(self._tasks.values()):
+            task.cancel()
