@@ -1,0 +1,55 @@
+"""The command line. Exit codes: 0 good, 1 failed, 2 wrong usage or settings, 3 a finding."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import click
+
+from cloudq.cli.dlq import dlq
+from cloudq.cli.enqueue import enqueue
+from cloudq.cli.queues import queues
+from cloudq.cli.worker import worker
+from cloudq.errors import ArgumentsError, CloudQError, ConfigError
+
+
+class _Group(click.Group):
+    """Turns cloudq's errors into a sentence and an exit code; a traceback would tell a user nothing more."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, ArgumentsError) as error:
+            click.echo(f"cloudq: {error}", err=True)
+            sys.exit(2)
+        except CloudQError as error:
+            click.echo(f"cloudq: {error}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("cloudq-tasks"), prog_name="cloudq")
+def main() -> None:
+    """One task queue over managed cloud queues.
+
+    APP is where your application is: module:attribute, importable from the working directory.
+    """
+
+
+@main.command()
+@click.option("--keep", is_flag=True, help="Keep the folder with the queue, the ledger and the workers' logs.")
+def demo(keep: bool) -> None:  # noqa: FBT001  click passes a flag
+    """See real work done: a census of Python's standard library, with a crash in the middle.
+
+    CLOUDQ_URL chooses where it runs; by default, a SQLite file in a temporary folder.
+    """
+    from cloudq.demo.show import run
+
+    sys.exit(run(keep=keep))
+
+
+main.add_command(worker)
+main.add_command(enqueue)
+main.add_command(queues)
+main.add_command(dlq)

@@ -1,0 +1,79 @@
+"""`cloudq worker`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from cloudq.app import CloudQ
+from cloudq.cli.loading import APP
+from cloudq.clock import SystemClock
+from cloudq.errors import nearest
+
+
+@click.command()
+@click.argument("app", type=APP)
+@click.option("--queue", "-q", "queue_names", multiple=True, help="Work on this queue; may be given often. Default: all.")
+@click.option("--concurrency", "-c", type=click.IntRange(1), help="Tasks at once, per process. Default: 10, or the settings.")
+@click.option("--processes", "-p", type=click.IntRange(1), help="Worker processes. Default: 1, or the settings.")
+@click.option("--burst", is_flag=True, help="End when the queues are empty. What is delayed stays.")
+@click.option(
+    "--log-level",
+    default="INFO",
+    show_default=True,
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="Level of the log on standard error.",
+)
+def worker(
+    app: CloudQ,
+    queue_names: tuple[str, ...],
+    concurrency: int | None,
+    processes: int | None,
+    *,
+    burst: bool,
+    log_level: str,
+) -> None:
+    """Run tasks until SIGTERM or Ctrl-C; a second one ends at once.
+
+    The first signal drains: nothing new is started, running tasks have the grace (worker.grace), the rest is given back.
+    """
+    if sys.platform == "win32":
+        raise click.UsageError("a worker needs signals and pipes as Linux and macOS have them; enqueue from Windows instead.")
+    from cloudq.worker.process import SUPERVISED, plan, serve
+    from cloudq.worker.supervisor import Supervisor
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(process)d %(levelname)-7s %(message)s")
+    work = plan(app, queue_names, concurrency, burst=burst)
+    unused = set(app.settings.queues) - set(app.declared.queues())
+    for name in sorted(unused) if app.declared.queues() else ():
+        click.echo(
+            f"no task is declared on the queue {name!r} of the settings.{nearest(name, app.declared.queues())}", err=True
+        )
+    count = processes or app.settings.worker.processes
+    if not SUPERVISED:
+        urls = ", ".join(sorted({app.url_of(queue) for queue in work.queues}))
+        click.echo(
+            f"cloudq worker on {urls}: queues {', '.join(work.queues)}; {count} process(es) x {work.concurrency} = "
+            f"{count * work.concurrency} tasks at once; grace {work.grace:g} s",
+            err=True,
+        )
+    if count == 1:
+        serve(app, work)
+        return
+    command = [sys.executable, "-m", "cloudq", *_without_processes(sys.argv[1:]), "--processes", "1"]
+    sys.exit(Supervisor(command, count, SystemClock()).run())
+
+
+def _without_processes(arguments: list[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--processes", "-p"):
+            skip = True
+        elif not argument.startswith(("--processes=", "-p")):
+            kept.append(argument)
+    return kept
