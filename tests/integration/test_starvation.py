@@ -1,0 +1,61 @@
+"""Tasks that misbehave beside short ones: no lease is lost, because none of them runs on the loop that renews."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from cloudq import CloudQ
+from cloudq.conformance.working import Watch
+from cloudq.events import Name
+from cloudq.worker.process import Plan, working
+
+LEASE = 2.0
+LENGTH = 2.5 * LEASE
+
+
+def spin(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        sum(range(200))
+
+
+@pytest.mark.timeout(120)
+async def test_no_task_can_keep_a_lease_from_its_renewal(tmp_path, report):
+    app = CloudQ(f"sqlite:///{tmp_path}/queue.db", queues={"main": {"lease": LEASE}})
+    watch = Watch(app)
+    threads = set()
+
+    @app.task(queue="main")
+    async def blocking() -> None:
+        threads.add(threading.current_thread().name)
+        time.sleep(LENGTH)  # noqa: ASYNC251  that is the point
+
+    @app.task(queue="main")
+    def spinning() -> None:
+        threads.add(threading.current_thread().name)
+        spin(LENGTH)
+
+    @app.task(queue="main")
+    async def spinning_coroutine() -> None:
+        spin(LENGTH)
+
+    @app.task(queue="main")
+    def short(number: int) -> None:
+        time.sleep(0.005)
+
+    for task in (blocking, spinning, spinning_coroutine):
+        await task.aenqueue()
+    await app.aenqueue_many(short.message(number) for number in range(300))
+    async with working(app, Plan(queues=["main"], concurrency=6, grace=20.0)) as engine:
+        await watch.until(Name.ACKED, 303, never=Name.LEASE_LOST)
+    # Every run of two and a half leases was renewed at each half.
+    assert len(watch.named(Name.RENEWED)) >= 9
+    assert threading.current_thread().name not in threads
+    report(
+        f"blocking async def, CPU-bound def and CPU-bound async def of {LENGTH:g} s beside 300 short tasks, lease {LEASE:g} s: "
+        f"leases lost 0, worst renewal gap {engine.leases.worst_gap * 1000:.0f} ms"
+    )
+    app.close()

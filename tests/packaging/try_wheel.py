@@ -1,0 +1,61 @@
+"""Build the sdist, the wheel from the sdist, and use the wheel in a fresh environment, far from the source.
+
+python tests/packaging/try_wheel.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+from cloudq import CloudQ
+app = CloudQ("sqlite:///queue.db")
+
+@app.task
+def greet(name: str) -> None:
+    print(f"hello, {name}")
+
+if __name__ == "__main__":
+    greet.enqueue("wheel")
+"""
+
+
+def run(*command, cwd):
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", work / "sdist", cwd=ROOT)
+        (sdist,) = (work / "sdist").glob("*.tar.gz")
+        run("tar", "xzf", sdist, "-C", work, cwd=work)
+        source = work / sdist.name.removesuffix(".tar.gz")
+        run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", work / "wheel", cwd=source)
+        (wheel,) = (work / "wheel").glob("*.whl")
+        venv.create(work / "env", with_pip=True)
+        python = work / "env" / "bin" / "python"
+        run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", ROOT / "requirements/core.txt", cwd=work)
+        run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=work)
+        there = work / "there"
+        there.mkdir()
+        (there / "hello.py").write_text(PROGRAM)
+        where = run(python, "-c", "import cloudq, cloudq_local; print(cloudq.__file__, cloudq_local.__file__)", cwd=there)
+        assert str(ROOT) not in where, where
+        run(python, "hello.py", cwd=there)
+        out = run(work / "env/bin/cloudq", "worker", "hello:app", "--burst", cwd=there)
+        assert out == "hello, wheel\n", out
+        print(f"{wheel.name}: built from the sdist, installed alone, a task enqueued and run")
+
+
+if __name__ == "__main__":
+    main()
