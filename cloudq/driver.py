@@ -177,6 +177,8 @@ class Limits:
     ordered_release_delay: float
     #: In which queues a repeated message id is dropped: some providers do so only where they also keep the order.
     dedup: Literal["none", "ordered", "all"]
+    #: Shortest and longest window of `dedup` that may be asked for.
+    dedup_window: tuple[float, float]
     #: Knows how many leases ran out unsettled.
     counts_crashes: bool
     #: Can take back an unrun message without raising its count.

@@ -7,7 +7,7 @@ Driver, on the running loop, and raises ConfigError for a place or an option tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import parse_qsl
 
@@ -15,6 +15,7 @@ from cloudq.clock import Clock
 from cloudq.driver import Driver, Limits, Queue
 from cloudq.durations import spoken
 from cloudq.errors import ConfigError, MissingAdapter, nearest
+from cloudq.facts import Aspect, Facts, facts_of, known
 
 Opener = Callable[[str, Mapping[str, str], Clock], Driver]
 
@@ -36,20 +37,39 @@ def open_driver(url: str, clock: Clock) -> Driver:
 
 def refuse_impossible(queue: Queue, limits: Limits) -> None:
     """Raise ConfigError for a queue setting that this provider cannot keep: before the first message, never silently."""
+    for _, reason in impossible(queue, limits):
+        raise ConfigError(reason)
+
+
+def impossible(queue: Queue, limits: Limits) -> Iterator[tuple[Aspect, str]]:
+    """Yield the settings of a queue that this provider cannot keep, each with a sentence that says what to do."""
     setting, who = f"queues.{queue.logical}", limits.provider
     shortest, longest = limits.lease
     if not shortest <= queue.lease <= longest:
-        raise ConfigError(
-            f"{setting}.lease = {spoken(queue.lease)}: {who} leases from {spoken(shortest)} to {spoken(longest)}. "
-            f"Choose one between; a running task's lease is renewed."
+        between = f"{who} leases from {spoken(shortest)} to {spoken(longest)}"
+        yield (
+            "lease",
+            f"{setting}.lease = {spoken(queue.lease)}: {between}. Choose one between; while a task runs it is renewed.",
         )
     if queue.ordered and not limits.native_order:
-        raise ConfigError(f"{setting}.ordered = true: {who} keeps no order. Use a provider that does for this queue.")
-    if queue.dedup and (limits.dedup == "none" or (limits.dedup == "ordered" and not queue.ordered)):
-        raise ConfigError(
-            f"{setting}.dedup = {spoken(queue.dedup)}: {who} drops no duplicates. Remove it, or use "
-            f"a provider that does for this queue."
-        )
+        yield "order", f"{setting}.ordered = true: {who} keeps no order. Use a provider that does for this queue."
+    if not queue.dedup:
+        return
+    briefest, widest = limits.dedup_window
+    if limits.dedup == "none" or (limits.dedup == "ordered" and not queue.ordered):
+        where = " where ordered is not set" if limits.dedup == "ordered" else ""
+        advice = "Remove it, or use a provider that does for this queue."
+        yield "dedup", f"{setting}.dedup = {spoken(queue.dedup)}: {who} drops no duplicates{where}. {advice}"
+    elif not briefest <= queue.dedup <= widest:
+        allowed = spoken(widest) if briefest == widest else f"{spoken(briefest)} to {spoken(widest)}"
+        yield "dedup", f"{setting}.dedup = {spoken(queue.dedup)}: the window of {who} is {allowed}. Choose that, or 0."
+
+
+def facts_at(url: str) -> Facts | None:
+    """Return the facts of the provider that a URL names or imitates; None for an adapter that came without any."""
+    scheme, _, rest = url.partition("://")
+    model = dict(parse_qsl(rest.partition("?")[2])).get("as", scheme)
+    return facts_of(model) if model in known() else None
 
 
 def _opener(scheme: str) -> Opener:

@@ -1,10 +1,15 @@
-"""A broker in a dict. It keeps the driver contract to the letter, on whatever clock it is given, and its limits are a
-parameter: with another provider's limits the core composes here what it composes there.
+"""A broker in a dict. It keeps the driver contract to the letter, on whatever clock it is given, and the facts of its provider
+are a parameter: `memory://?as=sqs` has the limits of Amazon SQS, refuses what is over them, counts as it counts, rounds as it
+rounds, and tells no more than it tells. So the core composes here what it composes there.
+
+Not imitated, because it would make a test guess: duplicates and disorder that a provider allows itself, counts that are late
+or approximate, the native dead-letter net, retention, throttling, quotas on messages in flight, prices.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,11 +18,11 @@ from typing import TypeVar
 
 from cloudq.clock import Clock
 from cloudq.driver import RECORD, Burial, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
-from cloudq.errors import ConfigError, DriverError, nearest
-from cloudq_local.facts import SQLITE
+from cloudq.errors import ConfigError, DriverError, Refused, nearest
+from cloudq.facts import Facts, facts_of
+from cloudq_local.facts import MEMORY
 
 T = TypeVar("T")
-LIMITS = replace(SQLITE, provider="memory")
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +36,7 @@ class _Message:
     #: On the monotonic clock: when it can be received, by delay or by the end of its lease.
     visible_at: float
     lease: object | None = None
+    received_at: float = 0.0
     deliveries: int = 0
     crashes: int = 0
 
@@ -51,21 +57,25 @@ class _Waiter:
 class MemoryBroker:
     """The messages, shared by every driver that is opened on it, from any thread or loop."""
 
-    def __init__(self, clock: Clock, limits: Limits = LIMITS) -> None:
-        """`limits` are what the drivers declare; they are not enforced here, because the caller must keep them."""
+    def __init__(self, clock: Clock, facts: Facts = MEMORY) -> None:
+        """`facts` are those of the provider that it behaves like."""
         self.clock = clock
-        self.limits = limits
+        self.facts = facts
+        self.limits = facts.limits
         self._lock = threading.Lock()
         self._queues: dict[str, dict[int, _Message]] = {}
         self._numbers = count(1)
         self._seen: dict[tuple[str, str], float] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
 
-    def send(self, queue: Queue, batch: Sequence[Outgoing]) -> None:
-        """Add the messages, but for those that the queue has seen within its dedup window."""
+    def send(self, queue: Queue, batch: Sequence[Outgoing]) -> dict[int, DriverError]:
+        """Add the messages, but for those that are refused or that the queue has seen within its dedup window."""
+        refused: dict[int, DriverError] = {
+            index: error for index, message in enumerate(batch) if (error := self._refusal(message)) is not None
+        }
         with self._lock:
             now = self.clock.monotonic()
-            for message in batch:
+            for message in (message for index, message in enumerate(batch) if index not in refused):
                 if queue.dedup:
                     key = (queue.physical, message.message_id)
                     if self._seen.get(key, 0.0) > now:
@@ -80,10 +90,11 @@ class MemoryBroker:
                         group=message.group,
                         attributes=dict(message.attributes),
                         sent_at=self.clock.time(),
-                        visible_at=now + message.delay,
+                        visible_at=now + self._whole(message.delay),
                     ),
                 )
         self.notify(queue.physical)
+        return refused
 
     def take(self, queue: Queue, max_messages: int) -> list[Delivery]:
         """Lease what is due."""
@@ -98,7 +109,7 @@ class MemoryBroker:
             message = self._held(queue, delivery)
             if message is None:
                 gone = _message(delivery).number not in self._queues.get(queue.physical, {})
-                return Settled.OK if gone else Settled.LOST
+                return Settled.OK if gone or not self.limits.tells_lost else Settled.LOST
             del self._queues[queue.physical][message.number]
         self.notify(queue.physical)  # the next of its group may be free now
         return Settled.OK
@@ -110,7 +121,7 @@ class MemoryBroker:
             if message is None:
                 return Settled.LOST
             message.lease = None
-            message.visible_at = self.clock.monotonic() + item.delay
+            message.visible_at = self.clock.monotonic() + self._whole(item.delay)
             if not item.counted and self.limits.release_uncounted:
                 message.deliveries -= 1
         self.notify(queue.physical)
@@ -122,7 +133,10 @@ class MemoryBroker:
             message = self._held(queue, delivery)
             if message is None:
                 return Settled.LOST
-            message.visible_at = self.clock.monotonic() + lease
+            until = self.clock.monotonic() + self._whole(lease)
+            if until > message.received_at + self.facts.hidden:
+                return Settled.LOST
+            message.visible_at = until
             return Settled.OK
 
     def bury(self, queue: Queue, dead: Queue, item: Burial) -> Settled:
@@ -148,11 +162,12 @@ class MemoryBroker:
             ready = [message for message in messages if message.visible_at <= now]
             leased = sum(1 for message in messages if message.visible_at > now and message.lease is not None)
             oldest = min((message.sent_at for message in ready), default=None)
+            told = self.facts.tells
             return Stats(
-                ready=len(ready),
-                in_flight=leased,
-                delayed=len(messages) - len(ready) - leased,
-                oldest_age=None if oldest is None else self.clock.time() - oldest,
+                ready=len(ready) if "ready" in told else None,
+                in_flight=leased if "in_flight" in told else None,
+                delayed=len(messages) - len(ready) - leased if "delayed" in told else None,
+                oldest_age=self.clock.time() - oldest if oldest is not None and "oldest_age" in told else None,
             )
 
     def peek(self, queue: Queue, max_messages: int) -> list[Delivery]:
@@ -188,6 +203,25 @@ class MemoryBroker:
             else:
                 waiter.loop.call_soon_threadsafe(waiter.wake.set)
 
+    def _whole(self, duration: float) -> float:
+        step = self.facts.resolution
+        # A hair under the step is the step: 0.3 is no exact multiple of 0.1.
+        return duration if step == 0 else math.ceil(duration / step - 1e-9) * step
+
+    def _refusal(self, message: Outgoing) -> Refused | None:
+        size = len(message.body) + sum(len(k.encode()) + len(v.encode()) for k, v in message.attributes.items())
+        if size > self.limits.message_bytes:
+            return Refused(f"a message of {size:,} bytes; {self.limits.provider} takes {self.limits.message_bytes:,}")
+        for name, value in message.attributes.items():
+            if len(value.encode()) > self.limits.attribute_bytes:
+                return Refused(
+                    f"the attribute {name} has {len(value.encode()):,} bytes; {self.limits.provider} takes "
+                    f"{self.limits.attribute_bytes:,}"
+                )
+        if message.delay > self.limits.send_delay:
+            return Refused(f"a delay of {message.delay:g} s; {self.limits.provider} takes {self.limits.send_delay:g} s")
+        return None
+
     def _put(self, physical: str, message: _Message) -> None:
         self._queues.setdefault(physical, {})[message.number] = message
 
@@ -208,7 +242,8 @@ class MemoryBroker:
     def _lease(self, queue: Queue, message: _Message, now: float) -> Delivery:
         message.crashes += message.lease is not None
         message.deliveries += 1
-        message.visible_at = now + queue.lease
+        message.visible_at = now + self._whole(queue.lease)
+        message.received_at = now
         receipt = _Receipt(message)
         message.lease = receipt
         return self._delivery(queue, message, queue.lease, receipt)
@@ -245,12 +280,15 @@ class MemoryDriver:
         return self._broker.limits
 
     async def send(self, queue: Queue, batch: Sequence[Outgoing]) -> Mapping[int, DriverError]:
-        """Never fails."""
-        self._broker.send(queue, batch)
-        return {}
+        """Fail the messages that the provider would refuse."""
+        self._at_most(len(batch), self.limits.send_count, "messages in a send")
+        self._at_most(sum(len(message.body) for message in batch), self.limits.send_bytes, "bytes in a send")
+        return self._broker.send(queue, batch)
 
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
         """Wake at a change of the queue or when something becomes due."""
+        self._at_most(max_messages, self.limits.receive_count, "messages in a receive")
+        self._at_most(wait, self.limits.receive_wait, "seconds of waiting")
         clock = self._broker.clock
         deadline = clock.monotonic() + wait
         waiter = _Waiter(asyncio.get_running_loop())
@@ -275,27 +313,31 @@ class MemoryDriver:
 
     async def ack(self, queue: Queue, batch: Sequence[Delivery]) -> Sequence[Settled]:
         """One by one."""
+        self._at_most(len(batch), self.limits.settle_count, "messages in an ack")
         return [self._broker.settle(queue, delivery) for delivery in batch]
 
     async def release(self, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:
         """One by one."""
+        self._at_most(len(batch), self.limits.settle_count, "messages in a release")
+        longest = self.limits.ordered_release_delay if queue.ordered else self.limits.release_delay
+        self._at_most(max((item.delay for item in batch), default=0.0), longest, "seconds of a release")
         return [self._broker.release(queue, item) for item in batch]
 
     async def extend(self, queue: Queue, batch: Sequence[Delivery], lease: float) -> Sequence[Settled]:
         """One by one."""
+        self._at_most(len(batch), self.limits.settle_count, "messages in an extension")
         return [self._broker.extend(queue, delivery, lease) for delivery in batch]
 
     async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
         """One by one."""
+        if not self.limits.native_dead_letter:
+            raise Refused(f"{self.limits.provider} moves no message to its dead part with a reason")
+        self._at_most(len(batch), self.limits.settle_count, "messages in a move")
         return [self._broker.bury(queue, dead, item) for item in batch]
 
     async def stats(self, queue: Queue) -> Stats:
         """Exact."""
         return self._broker.stats(queue)
-
-    async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
-        """In the order in which they were sent."""
-        return self._broker.peek(queue, max_messages)
 
     async def create(self, queues: Sequence[Queue]) -> Sequence[Queue]:  # noqa: ARG002  the contract's signature
         """Nothing to make: a queue is there with its first message."""
@@ -310,15 +352,41 @@ class MemoryDriver:
     async def aclose(self) -> None:
         """Nothing is open."""
 
+    def _at_most(self, asked: float, limit: float, what: str) -> None:
+        if asked > limit:
+            raise Refused(f"{asked:g} {what}; {self.limits.provider} takes {limit:g}")
+
+
+class PeekingDriver(MemoryDriver):
+    """A driver on a broker whose provider can look at messages without receiving them."""
+
+    async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
+        """In the order in which they were sent."""
+        return self._broker.peek(queue, max_messages)
+
 
 _brokers: dict[str, MemoryBroker] = {}
 
 
 def open_memory(place: str, options: Mapping[str, str], clock: Clock) -> MemoryDriver:
-    """Open the broker of that name in this process."""
+    """Open the broker of that name in this process. `as` names the provider that it behaves like."""
     for option in options:
-        raise ConfigError(f"memory://{place} takes no option {option!r}.{nearest(option, ())}")
-    return MemoryDriver(_brokers.setdefault(place, MemoryBroker(clock)))
+        if option != "as":
+            raise ConfigError(f"memory://{place} takes no option {option!r}.{nearest(option, ['as'])}")
+    model = options.get("as")
+    name = place if model is None else f"{place}?as={model}"
+    if name not in _brokers:
+        _brokers[name] = MemoryBroker(clock, MEMORY if model is None else _in_memory(facts_of(model)))
+    return connect(_brokers[name])
+
+
+def connect(broker: MemoryBroker) -> MemoryDriver:
+    """Return a driver on the broker that can do what its provider can."""
+    return PeekingDriver(broker) if broker.facts.peeks else MemoryDriver(broker)
+
+
+def _in_memory(facts: Facts) -> Facts:
+    return replace(facts, limits=replace(facts.limits, provider=f"{facts.name} (in memory)"))
 
 
 def _message(delivery: Delivery) -> _Message:

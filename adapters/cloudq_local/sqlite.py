@@ -27,7 +27,7 @@ from typing import Any, TypeVar, cast
 from cloudq.clock import Clock
 from cloudq.driver import Burial, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
 from cloudq.errors import ConfigError, DriverError, OutcomeUnknown, Refused, Unavailable, nearest
-from cloudq_local.facts import SQLITE
+from cloudq_local.facts import LIMITS
 from cloudq_local.store import Store, connect
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class SQLiteDriver:
     @property
     def limits(self) -> Limits:
         """See `facts`."""
-        return SQLITE
+        return LIMITS
 
     async def send(self, queue: Queue, batch: Sequence[Outgoing]) -> Mapping[int, DriverError]:
         """All of a batch is one operation: it is on disk, or none of it is."""

@@ -7,8 +7,11 @@ from importlib.metadata import version
 
 import click
 
+from cloudq.cli.check import check
 from cloudq.cli.dlq import dlq
 from cloudq.cli.enqueue import enqueue
+from cloudq.cli.explain import explain
+from cloudq.cli.pump import pump
 from cloudq.cli.queues import queues
 from cloudq.cli.worker import worker
 from cloudq.errors import ArgumentsError, CloudQError, ConfigError
@@ -49,7 +52,16 @@ def demo(keep: bool) -> None:  # noqa: FBT001  click passes a flag
     sys.exit(run(keep=keep))
 
 
-main.add_command(worker)
-main.add_command(enqueue)
-main.add_command(queues)
-main.add_command(dlq)
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell, e.g. for ~/.bashrc: eval "$(cloudq completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "the choice above names those that click has"
+    click.echo(kind(main, {}, "cloudq", "_CLOUDQ_COMPLETE").source())
+
+
+for command in (worker, enqueue, queues, dlq, check, explain, pump):
+    main.add_command(command)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
 
+from cloudq import mapping
 from cloudq.app import CloudQ
 from cloudq.clock import Clock
 from cloudq.driver import Driver, Part
@@ -46,8 +47,13 @@ class Plan:
     pump: bool = True
 
 
-def plan(app: CloudQ, queues: Sequence[str] = (), concurrency: int | None = None, *, burst: bool = False) -> Plan:
-    """Return the plan: the given queues, or every declared one. ConfigError for a queue that nothing declares."""
+def plan(
+    app: CloudQ, queues: Sequence[str] = (), concurrency: int | None = None, *, burst: bool = False, pump_only: bool = False
+) -> Plan:
+    """Return the plan: the given queues, or every declared one. `pump_only` runs no task.
+
+    ConfigError for a queue that nothing declares, and for a setting that its provider cannot keep.
+    """
     known = app.queue_names()
     if not known:
         raise ConfigError("the application declares no task and its settings name no queue: there is nothing to work on.")
@@ -56,13 +62,14 @@ def plan(app: CloudQ, queues: Sequence[str] = (), concurrency: int | None = None
             raise ConfigError(f"no task is declared on the queue {queue!r}.{nearest(queue, known)}")
     for task in app.declared.as_mapping().values():
         task.signature.prepare()
+    mapping.refuse_findings(app, queues or known)
     settings = app.settings.worker
     return Plan(
         queues=tuple(queues) or tuple(known),
-        concurrency=concurrency or settings.concurrency,
+        concurrency=0 if pump_only else concurrency or settings.concurrency,
         grace=seconds(settings.grace),
         burst=burst,
-        pump=os.environ.get(WORKER_INDEX, "0") == "0",
+        pump=pump_only or os.environ.get(WORKER_INDEX, "0") == "0",
     )
 
 

@@ -14,7 +14,8 @@ from cloudq import CloudQ
 from cloudq.conformance import SCENARIOS, Skip
 from cloudq.conformance import working as working_scenarios
 from cloudq.driver import Part, Queue
-from cloudq_local.memory import LIMITS, MemoryBroker, MemoryDriver, _brokers
+from cloudq_local.facts import MEMORY
+from cloudq_local.memory import MemoryBroker, _brokers, connect
 from cloudq_local.sqlite import SQLiteDriver
 from support.clocks import JumpingClock
 
@@ -54,40 +55,44 @@ class SQLite(LocalHarness):
 
 
 class Memory(LocalHarness):
-    limits = LIMITS
+    facts = MEMORY
 
     def __init__(self, directory):
         super().__init__(directory)
-        self.broker = MemoryBroker(self.clock, self.limits)
+        self.broker = MemoryBroker(self.clock, self.facts)
 
     @asynccontextmanager
     async def open(self):
-        driver = MemoryDriver(self.broker)
+        driver = connect(self.broker)
         yield driver
         await driver.aclose()
 
     def url(self):
         name = f"conformance-{next(numbers)}"
-        _brokers[name] = MemoryBroker(CloudQ().clock, self.limits)
+        _brokers[name] = MemoryBroker(CloudQ().clock, self.facts)
         return f"memory://{name}"
 
 
 class Composing(Memory):
     """Memory with the limits of a provider that has next to nothing: what the core composes is composed here."""
 
-    limits = replace(
-        LIMITS,
-        provider="memory that can do little",
-        native_dead_letter=False,
-        dedup="none",
-        counts_crashes=False,
-        release_uncounted=False,
-        send_delay=0.0,
-        release_delay=0.3,
-        send_count=10,
-        receive_count=10,
-        settle_count=10,
-        linger=0.05,
+    facts = replace(
+        MEMORY,
+        peeks=False,
+        limits=replace(
+            MEMORY.limits,
+            provider="memory that can do little",
+            native_dead_letter=False,
+            dedup="none",
+            counts_crashes=False,
+            release_uncounted=False,
+            send_delay=0.0,
+            release_delay=0.3,
+            send_count=10,
+            receive_count=10,
+            settle_count=10,
+            linger=0.05,
+        ),
     )
 
 

@@ -18,12 +18,14 @@ from cloudq.execution import Execution
 from cloudq.sending import Sender
 from cloudq.worker.engine import Engine
 from cloudq.worker.held import Station
-from cloudq_local.memory import LIMITS, MemoryBroker, MemoryDriver
+from cloudq_local.facts import MEMORY
+from cloudq_local.memory import MemoryBroker, MemoryDriver
 from support import virtual
 from support.faults import FaultyDriver, Plan
 from support.simulation import LoopRunner
 
 LEASE = 10.0
+LIMITS = MEMORY.limits
 
 
 class World:
@@ -31,7 +33,7 @@ class World:
 
     def __init__(self, clock, limits=LIMITS, **queue):
         self.clock = clock
-        self.broker = MemoryBroker(clock, limits)
+        self.broker = MemoryBroker(clock, replace(MEMORY, limits=limits))
         self.app = CloudQ("memory://unused", queues={"main": {"lease": LEASE, **queue}}, clock=clock, draw=random.Random(1))
         self.sent = 0
 

@@ -24,7 +24,8 @@ from cloudq.outcome import NotRun
 from cloudq.sending import Sender
 from cloudq.worker.engine import Engine
 from cloudq.worker.held import Station
-from cloudq_local.memory import LIMITS, MemoryBroker, MemoryDriver
+from cloudq_local.facts import MEMORY
+from cloudq_local.memory import MemoryBroker, connect
 from support import virtual
 from support.faults import FaultyDriver, Plan
 from support.ledger import Ledger, Verdict, judge
@@ -35,9 +36,9 @@ LEASE = 10.0
 
 #: What the core can do alone and what a provider does for it, in turns.
 PERSONALITIES = {
-    "all native": LIMITS,
+    "all native": MEMORY.limits,
     "composing": replace(
-        LIMITS,
+        MEMORY.limits,
         provider="composing",
         native_dead_letter=False,
         dedup="none",
@@ -53,7 +54,7 @@ PERSONALITIES = {
         settle_count=10,
     ),
     "copying": replace(
-        LIMITS,
+        MEMORY.limits,
         provider="copying",
         counts_crashes=False,
         release_uncounted=False,
@@ -143,7 +144,7 @@ class Simulation:
         self.clock = clock
         self.draw = random.Random(seed)
         self.personality = personality or self.draw.choice(sorted(PERSONALITIES))
-        self.broker = MemoryBroker(clock, PERSONALITIES[self.personality])
+        self.broker = MemoryBroker(clock, replace(MEMORY, limits=PERSONALITIES[self.personality]))
         self.plan = Plan(latest=self.draw.choice([0.02, 0.3, 2.0]))
         self.ledger = Ledger()
         self.trace = hashlib.sha256()
@@ -216,7 +217,7 @@ class Simulation:
     # Producing --------------------------------------------------------------------------------------------------------
 
     async def produce(self, count):
-        driver = FaultyDriver(MemoryDriver(self.broker), self.plan, self.draw)
+        driver = FaultyDriver(connect(self.broker), self.plan, self.draw)
         sender = Sender(driver, self.clock, asyncio.get_running_loop().create_task, self.draw)
         self.app._connections["memory://unused"] = _Connection(driver, sender)
         for number in range(count):
@@ -259,7 +260,7 @@ class Simulation:
     def hire(self):
         self.number += 1
         events = Events()
-        driver = FaultyDriver(MemoryDriver(self.broker), self.plan, self.draw)
+        driver = FaultyDriver(connect(self.broker), self.plan, self.draw)
         sender = Sender(driver, self.clock, asyncio.get_running_loop().create_task, self.draw)
         stations = []
         for name in ("main", "ordered"):

@@ -14,7 +14,7 @@ from cloudq.envelope import Envelope, encode
 from cloudq.events import Events
 from cloudq.execution import Execution, Job
 from cloudq.outcome import Bury, Failed, Kind
-from cloudq_local.facts import SQLITE
+from cloudq_local.facts import LIMITS as SQLITE
 from support.clocks import ManualClock
 
 CLOCK = ManualClock()

@@ -27,7 +27,7 @@ from cloudq.outcome import (
     decide,
 )
 from cloudq.retry import Backoff
-from cloudq_local.facts import SQLITE
+from cloudq_local.facts import LIMITS as SQLITE
 
 NOW = 1_000_000.0
 GRACE = 3600.0

@@ -1,0 +1,1 @@
+"""Azure Service Bus. So far its facts; the driver is being built on them."""

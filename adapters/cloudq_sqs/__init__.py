@@ -1,0 +1,1 @@
+"""Amazon SQS. So far its facts; the driver is being built on them."""
