@@ -6,10 +6,13 @@ redrivable. The record is cut to what the provider takes for an attribute: the t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from cloudq.batching import cut
 from cloudq.driver import RECORD, Delivery, Driver, Limits, Peeks, Queue, Release
+from cloudq.envelope import Envelope, decode
 from cloudq.outcome import Bury, Kind
 
 #: Kept free of the provider's message limit at every enqueue, in bytes, so that a dead letter always has room.
@@ -76,6 +79,55 @@ def _fit(record: Record, room: int) -> str:
         if len(text.encode()) <= room:
             return text
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as far as it can be read. `task` and `task_id` are empty where it cannot."""
+
+    delivery: Delivery
+    record: Record
+    envelope: Envelope | None
+
+    @property
+    def task(self) -> str:
+        """The task's name, from the record or else from the message."""
+        return self.record.task or (self.envelope.type if self.envelope else "")
+
+    @property
+    def task_id(self) -> str:
+        """The task's id, or the provider's where there is none."""
+        return self.record.task_id or (self.envelope.id if self.envelope else self.delivery.message_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which dead letters are meant: those that fit every filter that is set. Times in seconds since the epoch."""
+
+    kinds: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    #: Beginnings of task ids.
+    ids: tuple[str, ...] = ()
+    reason: str = ""
+    before: float = float("inf")
+    after: float = 0.0
+
+    def fits(self, letter: Letter) -> bool:
+        """Tell whether a letter is meant."""
+        record = letter.record
+        return (
+            (not self.kinds or record.kind in self.kinds)
+            and (not self.tasks or letter.task in self.tasks)
+            and (not self.ids or letter.task_id.startswith(self.ids))
+            and self.reason in record.reason
+            and self.after <= record.at <= self.before
+        )
+
+
+def open_letter(delivery: Delivery) -> Letter:
+    """Read a dead letter; never raises for what it holds."""
+    reading = decode(delivery.body)
+    return Letter(delivery, read(delivery), reading if isinstance(reading, Envelope) else None)
 
 
 async def look(driver: Driver, dead: Queue, limit: int) -> list[Delivery]:

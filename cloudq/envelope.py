@@ -123,3 +123,10 @@ def copy(body: bytes, *, generation: int, attempts: int, due: float | None, sinc
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     changes: dict[str, object] = {"generation": generation, "attempts": attempts, "due": due, "since": since}
     return _encoder.encode({**fields, **{key: value for key, value in changes.items() if value is not None}})
+
+
+def anew(body: bytes, *, generation: int, now: float) -> bytes:
+    """Return the body of a task that begins again: no attempts, born now, due at once, and without the expiry it had."""
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    kept = {name: value for name, value in fields.items() if name not in ("attempts", "due", "expires")}
+    return _encoder.encode({**kept, "generation": generation, "since": now})

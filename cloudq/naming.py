@@ -41,7 +41,8 @@ def address(namespace: str, logical: str, settings: QueueSettings, part: Part, p
         physical=f"{namespace}-{logical}{suffix}",
         part=part,
         priority=priority,
-        ordered=settings.ordered,
+        # What is dead or waits elsewhere holds up nobody of its key: only the queue itself is in order.
+        ordered=settings.ordered and part is Part.MAIN,
         lease=seconds(settings.lease, f"queues.{logical}.lease"),
         dedup=seconds(settings.dedup, f"queues.{logical}.dedup") if part is Part.MAIN else 0.0,
     )

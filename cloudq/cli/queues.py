@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,7 +12,7 @@ import click
 from cloudq.app import CloudQ
 from cloudq.cli.loading import APP
 from cloudq.cli.output import table
-from cloudq.driver import Provisioner
+from cloudq.driver import Limits, Part, Provisioner, Queue
 from cloudq.errors import ConfigError
 
 
@@ -41,9 +43,13 @@ def ls(app: CloudQ, *, as_json: bool) -> None:
 
 @queues.command()
 @click.argument("app", type=APP)
-def create(app: CloudQ) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the names of those that were made.")
+def create(app: CloudQ, *, as_json: bool) -> None:
     """Make the queues that do not exist: for development and tests. In production, Terraform makes them."""
     made = asyncio.run(_create(app))
+    if as_json:
+        click.echo(json.dumps(made))
+        return
     for name in made:
         click.echo(f"created {name}")
     if not made:
@@ -54,7 +60,7 @@ async def _rows(app: CloudQ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in app.queue_names():
         async with app.driver(app.url_of(name)) as driver:
-            for queue in app.addresses(name):
+            for queue in _used(app.addresses(name), driver.limits):
                 stats = await driver.stats(queue)
                 rows.append(
                     {
@@ -69,6 +75,11 @@ async def _rows(app: CloudQ) -> list[dict[str, Any]]:
                     }
                 )
     return rows
+
+
+def _used(queues: Sequence[Queue], limits: Limits) -> list[Queue]:
+    """Leave out the delay part where the provider delays for any time by itself."""
+    return [queue for queue in queues if queue.part is not Part.DELAY or limits.send_delay < float("inf")]
 
 
 async def _create(app: CloudQ) -> list[str]:

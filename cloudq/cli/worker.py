@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
+from pathlib import Path
 
 import click
 
 from cloudq.app import CloudQ
 from cloudq.cli.loading import APP
 from cloudq.clock import SystemClock
-from cloudq.errors import nearest
+from cloudq.errors import ConfigError, nearest
 
 
 @click.command()
@@ -19,6 +21,7 @@ from cloudq.errors import nearest
 @click.option("--concurrency", "-c", type=click.IntRange(1), help="Tasks at once, per process. Default: 10, or the settings.")
 @click.option("--processes", "-p", type=click.IntRange(1), help="Worker processes. Default: 1, or the settings.")
 @click.option("--burst", is_flag=True, help="End when the queues are empty. What is delayed stays.")
+@click.option("--reload", "reloading", is_flag=True, help="Start anew when a Python file here changes: for development.")
 @click.option(
     "--log-level",
     default="INFO",
@@ -33,6 +36,7 @@ def worker(
     processes: int | None,
     *,
     burst: bool,
+    reloading: bool,
     log_level: str,
 ) -> None:
     """Run tasks until SIGTERM or Ctrl-C; a second one ends at once.
@@ -59,11 +63,33 @@ def worker(
             f"{count * work.concurrency} tasks at once; grace {work.grace:g} s",
             err=True,
         )
+    if reloading:
+        _reload(work.grace)
+        return
     if count == 1:
         serve(app, work)
         return
     command = [sys.executable, "-m", "cloudq", *_without_processes(sys.argv[1:]), "--processes", "1"]
     sys.exit(Supervisor(command, count, SystemClock()).run())
+
+
+def _reload(grace: float) -> None:
+    """Run the same command below this one, and again at each change."""
+    try:
+        import watchfiles
+    except ModuleNotFoundError as error:
+        raise ConfigError("--reload needs watchfiles: pip install 'cloudq-tasks[reload]'") from error
+    command = shlex.join([sys.executable, "-m", "cloudq", *(text for text in sys.argv[1:] if text != "--reload")])
+    watchfiles.run_process(
+        Path.cwd(),
+        target=command,
+        target_type="command",
+        watch_filter=watchfiles.PythonFilter(),
+        callback=lambda changes: click.echo(f"changed: {', '.join(sorted(path for _, path in changes))}", err=True),
+        # Running tasks have their grace here too; what is killed after it comes back with its lease.
+        sigint_timeout=int(grace) + 5,
+        sigkill_timeout=5,
+    )
 
 
 def _without_processes(arguments: list[str]) -> list[str]:

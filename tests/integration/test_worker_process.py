@@ -159,3 +159,35 @@ def test_wrong_use_is_told_and_coded(project, arguments, code, says):
     assert done.returncode == code
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+RELOADED = """
+from pathlib import Path
+from cloudq import CloudQ
+
+app = CloudQ()
+
+@app.task
+def say() -> None:
+    with (Path(__file__).parent / "said").open("a") as out:
+        out.write("before\\n")
+"""
+
+
+def test_reload_runs_the_new_code_after_a_change(project):
+    (project / "fresh.py").write_text(RELOADED)
+    said = project / "said"
+    with cloudq("worker", "fresh:app", "--reload", cwd=project, log=project / "log") as worker:
+        assert run(project, "enqueue", "fresh:app", "fresh.say").returncode == 0
+        until(lambda: said.exists() and said.read_text() == "before\n", "the first version did not run")
+        # The watch begins after the first start: it is told again until it sees.
+        until(lambda: _changed(project) and "changed: " in (project / "log").read_text(), "the change was not seen", every=0.5)
+        assert run(project, "enqueue", "fresh:app", "fresh.say").returncode == 0
+        until(lambda: "after" in said.read_text(), "the second version did not run")
+        worker.send_signal(signal.SIGINT)
+        worker.wait(30)
+
+
+def _changed(project):
+    (project / "fresh.py").write_text(RELOADED.replace("before", "after"))
+    return True

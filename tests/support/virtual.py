@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -75,6 +76,19 @@ def run(make: Any) -> Any:
             with contextlib.suppress(Deadlock):
                 loop.run_until_complete(_ended(left))
         loop.close()
+
+
+def virtually(test: Any) -> Any:
+    """Run a test `async def test(clock, ...)` in virtual time; its other arguments come from pytest."""
+
+    def run_it(**arguments: Any) -> None:
+        run(lambda clock: test(clock, **arguments))
+
+    signature = inspect.signature(test)
+    run_it.__name__, run_it.__doc__ = test.__name__, test.__doc__
+    others = [parameter for name, parameter in signature.parameters.items() if name != "clock"]
+    run_it.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+    return run_it
 
 
 async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
