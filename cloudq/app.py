@@ -37,15 +37,17 @@ from cloudq.errors import (
     Unsupported,
 )
 from cloudq.events import Event, Events, Name, Sink
+from cloudq.middleware import Middleware
 from cloudq.opening import open_driver, refuse_impossible
 from cloudq.portal import Portal
 from cloudq.retry import Backoff
 from cloudq.sending import Sender
-from cloudq.task import Declared, Message, OnExpiry, Receipt, Task, policy_of
+from cloudq.task import Declared, Hook, Message, OnExpiry, Receipt, Task, policy_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+M = TypeVar("M", bound=Middleware)
 
 #: Messages of `enqueue_many` that are under way at once: several full batches of any provider, a few MiB of memory.
 _MANY = 500
@@ -79,14 +81,18 @@ class CloudQ:
         clock: Clock | None = None,
         draw: random.Random | None = None,
         sinks: Iterable[Sink] = (),
+        middleware: Iterable[Middleware] = (),
     ) -> None:
-        """`queues` as in cloudq.toml. `clock` and `draw` (the random source) are for tests and simulation."""
+        """`queues` as in cloudq.toml. `sinks` are called for every event (`cloudq.events`), `middleware` around every run
+        (`cloudq.middleware`), the first outermost. `clock` and `draw` (the random source) are for tests and simulation.
+        """
         given = {"url": url, "namespace": namespace, "queues": queues}
         self._overrides = {key: value for key, value in given.items() if value is not None}
         self.clock = clock or SystemClock()
         self.draw = draw or random.Random()
         self._ids_drawn = draw is not None
         self.events = Events(list(sinks))
+        self.middlewares: list[Middleware] = list(middleware)
         self.declared = Declared()
         self._portal = Portal()
         self._connections: dict[str, _Connection] = {}
@@ -109,6 +115,10 @@ class CloudQ:
         retry: Backoff | None = None,
         timeout: Duration | None = "15m",
         on_expiry: OnExpiry = "dead-letter",
+        isolate: bool = False,
+        max_concurrency: int | None = None,
+        on_success: Hook | None = None,
+        on_failure: Hook | None = None,
     ) -> _Decorator: ...
 
     def task(
@@ -121,12 +131,26 @@ class CloudQ:
         retry: Backoff | None = None,
         timeout: Duration | None = "15m",
         on_expiry: OnExpiry = "dead-letter",
+        isolate: bool = False,
+        max_concurrency: int | None = None,
+        on_success: Hook | None = None,
+        on_failure: Hook | None = None,
     ) -> Any:
         """Declare a task, with or without arguments: `@app.task` or `@app.task(queue="reports")`.
 
         `name` is what messages carry, by default `module.function`; changing it strands what is queued under the old one.
-        `timeout` bounds a run and so the renewal of its lease; None, for no bound, must be written. `on_expiry` "drop"
-        removes an expired task without keeping it.
+        `timeout` bounds a run and so the renewal of its lease; None, for no bound, must be written. A coroutine is cancelled
+        at its timeout and the process of an isolated task killed; a `def` in a thread cannot be stopped: its lease is left to
+        run out, `ctx.lease_lost` tells it so, and it runs again elsewhere. `on_expiry` "drop" removes an expired task without
+        keeping it.
+
+        `isolate` runs the task in a process of its own, one for each slot, kept for the next: its timeout is hard, what crashes
+        is that process and counts as a failed run, and leases go on while it holds the interpreter's lock.
+        `max_concurrency` is how many of it run at once in one worker process.
+
+        `on_success(ctx, result)` is called after a run that succeeded, `on_failure(ctx, error)` after the one with which the
+        task was given up, both before the message is settled: at least once, where the task ran, and with no say in what
+        becomes of it. What is given up without a run (expired, crashed, unreadable) is among the dead letters.
         """
         if function is not None and not callable(function):
             raise ConfigError(f"@app.task({function!r}): options are named, e.g. @app.task(queue={function!r}).")
@@ -145,13 +169,22 @@ class CloudQ:
                 name=full_name,
                 queue=queue,
                 policy=policy_of(retry or Backoff(), on_expiry, full_name, queue, None),
-                timeout=None if timeout is None else seconds(timeout, "timeout"),
+                timeout=None if timeout is None else seconds(timeout, f"the timeout of the task {full_name}"),
+                isolate=isolate,
+                max_concurrency=max_concurrency,
+                on_success=on_success,
+                on_failure=on_failure,
             )
             self.declared.add(task)
             self.__dict__.pop("settings", None)  # checked against the tasks when they are read: again, with this one
             return task
 
         return declare if function is None else declare(function)
+
+    def middleware(self, middleware: M) -> M:
+        """Add a middleware inside of those that there are: `@app.middleware` above `@contextmanager`."""
+        self.middlewares.append(middleware)
+        return middleware
 
     # Settings ---------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ class Context:
     `deadline` is when the run should be over, in seconds since the epoch, or None where the task has no timeout.
     """
 
-    __slots__ = ("_lost", "attempt", "deadline", "logger", "priority", "queue", "task", "task_id")
+    __slots__ = ("_lost", "attempt", "deadline", "priority", "queue", "task", "task_id")
 
     def __init__(
         self,
@@ -45,8 +45,12 @@ class Context:
         self.attempt = attempt
         self.priority = priority
         self.deadline = deadline
-        self.logger = TaskLogger(logger, {"task": task, "task_id": task_id, "attempt": attempt})
         self._lost = lost
+
+    @property
+    def logger(self) -> TaskLogger:
+        """A logger whose records carry the task, its id and the attempt."""
+        return TaskLogger(logger, {"task": self.task, "task_id": self.task_id, "attempt": self.attempt})
 
     @property
     def lease_lost(self) -> bool:

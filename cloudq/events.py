@@ -46,6 +46,8 @@ class Name(Enum):
     SETTLE_LOST = "settle-lost"
     #: A settlement without an answer; the message may come again.
     SETTLE_UNKNOWN = "settle-unknown"
+    #: `on_success` or `on_failure` raised. The outcome of the task stays what it was.
+    HOOK_FAILED = "hook-failed"
     #: A running task passed its timeout; its lease is no longer renewed.
     TIMED_OUT = "timed-out"
     #: The provider could not be asked; asked again after a pause.
@@ -80,6 +82,7 @@ _CONSEQUENCE = {
     Name.SETTLE_LOST: "was settled too late: somebody else has it, so it may run twice",
     Name.SETTLE_UNKNOWN: "was settled without an answer: it may run again",
     Name.RENEW_FAILED: "could not renew its lease; tried again until the lease ends",
+    Name.HOOK_FAILED: "has a hook that failed; what became of the task stays as it was",
     Name.TIMED_OUT: "passed its timeout; its lease is not renewed any more",
     Name.RECEIVE_FAILED: "no messages could be received; trying again",
 }
@@ -93,6 +96,7 @@ _LEVEL = {
     Name.SETTLE_LOST: logging.WARNING,
     Name.SETTLE_UNKNOWN: logging.WARNING,
     Name.RENEW_FAILED: logging.WARNING,
+    Name.HOOK_FAILED: logging.ERROR,
     Name.TIMED_OUT: logging.ERROR,
     Name.RECEIVE_FAILED: logging.WARNING,
     Name.DROPPED: logging.WARNING,
@@ -128,6 +132,13 @@ class Events:
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
         """Start with the log and the given sinks."""
         self._sinks: list[Sink] = [log, *sinks]
+
+    @classmethod
+    def only(cls, sink: Sink) -> Events:
+        """Return events that go to one sink, and not to the log."""
+        events = cls()
+        events._sinks = [sink]
+        return events
 
     def add(self, sink: Sink) -> None:
         """Call this sink for every event from now on."""

@@ -203,24 +203,18 @@ def decide(
     outcome: Outcome, envelope: Envelope, delivery: Delivery, policy: Policy, limits: Limits, now: float, draw: float
 ) -> Settlement:
     """Decide what becomes of a message after its run. `draw` is a random number from 0 to 1, for the jitter."""
+    attempt = attempts(envelope, delivery)
     match outcome:
         case Succeeded():
             return Ack()
-        case Rejected():
-            return Bury(Kind.REJECTED, outcome.reason)
         case NotRun():
             return GiveBack(0.0, counted=outcome.started)
-        case Failed():
-            pass
+        case Failed() | Rejected():
+            given_up = gives_up(outcome, envelope, attempt, policy, now)
+            if given_up is not None:
+                return given_up
+    assert isinstance(outcome, Failed), "a rejection is always given up"
     retry = policy.retry
-    attempt = attempts(envelope, delivery)
-    if attempt >= retry.max_attempts:
-        return Bury(Kind.FAILED, f"{outcome.error} (attempt {attempt} of {retry.max_attempts})", outcome.trace)
-    age = now - envelope.born
-    if age >= seconds(retry.max_age):
-        return Bury(
-            Kind.FAILED, f"{outcome.error} (attempt {attempt}, {age:.0f} s old, max_age {retry.max_age})", outcome.trace
-        )
     delay = retry.delay(attempt, draw) if outcome.after is None else outcome.after
     # Releasing keeps one message one message. A copy is made only for a wait that the provider cannot hold; for ordered
     # work never, because a copy would go to the end of its group.
@@ -229,6 +223,21 @@ def decide(
     if delay <= limits.release_delay:
         return GiveBack(delay)
     return Resend(delay, attempt)
+
+
+def gives_up(outcome: Failed | Rejected, envelope: Envelope, attempt: int, policy: Policy, now: float) -> Bury | None:
+    """Decide whether a failed run was the last."""
+    if isinstance(outcome, Rejected):
+        return Bury(Kind.REJECTED, outcome.reason)
+    retry = policy.retry
+    if attempt >= retry.max_attempts:
+        return Bury(Kind.FAILED, f"{outcome.error} (attempt {attempt} of {retry.max_attempts})", outcome.trace)
+    age = now - envelope.born
+    if age >= seconds(retry.max_age):
+        return Bury(
+            Kind.FAILED, f"{outcome.error} (attempt {attempt}, {age:.0f} s old, max_age {retry.max_age})", outcome.trace
+        )
+    return None
 
 
 def attempts(envelope: Envelope, delivery: Delivery) -> int:

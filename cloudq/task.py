@@ -17,6 +17,8 @@ from cloudq.outcome import Policy
 from cloudq.retry import Backoff
 from cloudq.signature import Signature
 
+#: `on_success` gets the context and what the task returned, `on_failure` the context and what it raised.
+Hook = Callable[[Context, Any], Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -147,23 +149,48 @@ class Task(Enqueueable[P], Generic[P, R]):
         queue: str,
         policy: Policy,
         timeout: float | None,
+        isolate: bool = False,
+        max_concurrency: int | None = None,
+        on_success: Hook | None = None,
+        on_failure: Hook | None = None,
     ) -> None:
-        """`timeout` in seconds; None for a task that may run for ever."""
+        """`timeout` in seconds; None for a task that may run for ever. The others as in `CloudQ.task`."""
         super().__init__(app, None, Options())
         self.function = function
         self.name = name
         self.queue = queue
         self.policy = policy
         self.timeout = timeout
+        self.isolate = isolate
+        self.max_concurrency = max_concurrency
+        self.on_success = on_success
+        self.on_failure = on_failure
         self.signature = Signature(function, name)
         # Through ordinary decorators: what they wrap is what runs.
         self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        for hook in (on_success, on_failure):
+            if hook is not None and inspect.iscoroutinefunction(hook) and not self.is_async:
+                raise ConfigError(
+                    f"the task {name} is a `def` and its hook {hook.__name__} an `async def`: nothing would run it."
+                )
+        if isolate and "<locals>" in function.__qualname__:
+            raise ConfigError(
+                f"the task {name} has isolate=True and is declared inside a function: its own process could not import it. "
+                f"Declare it at the level of a module."
+            )
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ConfigError(f"the task {name} has max_concurrency={max_concurrency}: at least one must be able to run.")
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
     @property
     def _task(self) -> Task[Any, Any]:
         return self
+
+    @property
+    def app(self) -> Enqueuer:
+        """The application that declared it."""
+        return self._app
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, now, in this thread. A task that takes a Context gets one of a first attempt."""

@@ -12,7 +12,8 @@ unanswered for a moment: then its queue is empty, and it stands waiting without 
 Which queue is asked. In turn by weight (high 14, normal 5, low 1), so that a backlog of high priority slows the others
 down and never stops them.
 
-Who is run beside whom. A message that ends its process takes down what runs beside it, and all of them count a crash. One more
+Who is run beside whom. A task with a `max_concurrency` waits in hand for its own kind, up to the free slots, which other queues
+may use meanwhile. A message that ends its process takes down what runs beside it, and all of them count a crash. One more
 crash would bury a message that has all but one: so of those at most one is in hand, the others given back first. It is then
 the guilty one that is buried, and not its company.
 
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,7 @@ from cloudq.events import Event, Events, Name
 from cloudq.execution import Execution, Job
 from cloudq.outcome import CRASHES, Ack, Bury, Failed, GiveBack, NotRun, Outcome, Rejected, Resend, Settlement, Succeeded
 from cloudq.worker.held import Held, Station
+from cloudq.worker.isolation import ISOLATED_START
 from cloudq.worker.leases import Leases
 from cloudq.worker.pump import Pump
 from cloudq.worker.runners import Runner
@@ -140,6 +142,9 @@ class Engine:
         self._slots_used = 0
         #: By queue and ordering key: what waits for the one before it. A key is here while anything of it is in hand.
         self._lanes: dict[tuple[str, str], deque[Held]] = {}
+        #: By task that has a `max_concurrency`: how many run, and what waits in hand for one of them to end.
+        self._running_of: Counter[str] = Counter()
+        self._capped: dict[str, deque[Held]] = defaultdict(deque)
         self._run_time: float | None = None
         self._draining = asyncio.Event()
         self._progress = False
@@ -207,7 +212,9 @@ class Engine:
     def _room(self, source: _Source) -> int:
         free = self._concurrency - self._slots_used
         asked = sum(other.reserved() for other in self._sources)
-        return free + self._ahead(source) - self._waiting() - asked
+        # What waits for its task's own cap leaves the slots to other queues, and keeps its own from piling up more of it.
+        capped = sum(held.station is source.station for line in self._capped.values() for held in line)
+        return free + self._ahead(source) - self._waiting() - asked - capped
 
     def _waiting(self) -> int:
         return sum(len(source.buffer) for source in self._sources) + sum(len(lane) for lane in self._lanes.values())
@@ -353,10 +360,18 @@ class Engine:
             self._report_unrun(held, *opened)
             self._settle(held, *opened, holds_slot=True)
             return
+        most = opened.task.max_concurrency
+        if most is not None:
+            if self._running_of[opened.task.name] >= most:
+                self._capped[opened.task.name].append(held)
+                return
+            self._running_of[opened.task.name] += 1
         held.job = opened
         held.started_at = self._clock.monotonic()
         if opened.task.timeout is not None:
-            held.renew_until = held.started_at + opened.task.timeout
+            # The process of an isolated task may have to start first, and ends it at its timeout by itself.
+            spare = ISOLATED_START if opened.task.isolate else 0.0
+            held.renew_until = held.started_at + opened.task.timeout + spare
             self.leases.hold(held)  # the keeper may have to look at it sooner than it knew
         self._slots_used += 1
         self._running[held] = None
@@ -405,10 +420,18 @@ class Engine:
         del self._running[held]
         if not self._running:
             self._idle.set()
+        if job.task.max_concurrency is not None:
+            self._uncap(job.task.name)
         settlement = self._execution.close(job, outcome, held.station.limits)
         if not held.lost():
             self._report_outcome(job, outcome, settlement, self._clock.monotonic() - held.started_at)
         self._settle(held, settlement, job.envelope, holds_slot=True)
+
+    def _uncap(self, task: str) -> None:
+        """One of a capped task has ended: the next may start."""
+        self._running_of[task] -= 1
+        if self._capped[task] and not self._draining.is_set():
+            self._buffer_first(self._capped[task].popleft())
 
     def _report_outcome(self, job: Job, outcome: Outcome, settlement: Settlement, took: float) -> None:
         match outcome:
@@ -519,8 +542,9 @@ class Engine:
                 self._finish(lane.pop(), NotRun())
         for source in self._sources:
             source.settler.hurry()
-            while source.buffer:
-                held = source.buffer.pop()
+        for line in (*(source.buffer for source in self._sources), *self._capped.values()):
+            while line:
+                held = line.pop()
                 self._close_lane(held)
                 self._finish(held, NotRun())
         await self._until_none_runs(self._grace)

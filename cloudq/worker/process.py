@@ -105,11 +105,13 @@ async def working(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
 @asynccontextmanager
 async def _engine(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
     async with _stations(app, work.queues) as stations:
-        execution = Execution(app.declared, app.clock, app.events, app.draw, seconds(app.settings.worker.unknown_grace))
+        execution = Execution(
+            app.declared, app.clock, app.events, app.draw, seconds(app.settings.worker.unknown_grace), app.middlewares
+        )
         yield Engine(
             stations,
             execution,
-            ThreadRunner(execution, work.concurrency),
+            ThreadRunner(execution, work.concurrency, app.clock),
             clock=app.clock,
             events=app.events,
             draw=app.draw,

@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from cloudq.clock import Clock
 from cloudq.execution import Execution
 from cloudq.outcome import Failed, NotRun, Outcome
 from cloudq.worker.held import Held
+from cloudq.worker.isolation import Isolation
 
 Done = Callable[[Held, Outcome], None]
 
@@ -73,9 +75,10 @@ class _Completions:
 class ThreadRunner:
     """The runner of real workers."""
 
-    def __init__(self, execution: Execution, threads: int) -> None:
-        """`threads` bounds the pool for `def` tasks; they are started as they are needed."""
+    def __init__(self, execution: Execution, threads: int, clock: Clock) -> None:
+        """`threads` bounds the pool for `def` and isolated tasks; they are started as they are needed."""
         self._execution = execution
+        self._isolation = Isolation(execution, clock)
         self._most = threads
         self._jobs: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -94,8 +97,7 @@ class ThreadRunner:
 
     def submit(self, held: Held) -> None:
         """Hand over to the pool or to the task loop."""
-        assert held.job is not None
-        if held.job.task.is_async:
+        if not _threaded(held):
             self._async.submit(held)
             return
         self._busy += 1
@@ -106,28 +108,32 @@ class ThreadRunner:
         self._jobs.put(held)
 
     def cancel_all(self) -> None:
-        """Only coroutines can be cancelled; nothing is injected into a thread."""
+        """Coroutines are cancelled and isolated tasks killed; nothing is injected into a thread."""
         self._async.cancel_all()
+        self._isolation.cancel_all()
 
     def stop(self) -> None:
         """The threads are daemons: one in the middle of a task ends with the process."""
         for _ in self._threads:
             self._jobs.put(None)
         self._async.stop()
+        self._isolation.stop()
 
     def _serve(self) -> None:
         assert self._completions is not None
         try:
             while (held := self._jobs.get()) is not None:
                 assert held.job is not None
-                self._completions.put(held, self._execution.run_sync(held.job, held.told_lost))
+                isolated = held.job.task.isolate
+                self._completions.put(
+                    held, self._isolation.run(held) if isolated else self._execution.run_sync(held.job, held.told_lost)
+                )
         except BaseException as error:
             self._broke(error)
 
     def _one_less(self, done: Done) -> Done:
         def count_and_tell(held: Held, outcome: Outcome) -> None:
-            assert held.job is not None
-            if not held.job.task.is_async:
+            if _threaded(held):
                 self._busy -= 1
             done(held, outcome)
 
@@ -137,6 +143,12 @@ class ThreadRunner:
         assert self._control is not None
         assert self._failed is not None
         self._control.call_soon_threadsafe(self._failed, error)
+
+
+def _threaded(held: Held) -> bool:
+    """Tell whether a thread of the pool runs it: a `def`, or one that waits for a process."""
+    assert held.job is not None
+    return held.job.task.isolate or not held.job.task.is_async
 
 
 class _AsyncThread:

@@ -7,12 +7,11 @@ import os
 import random
 import signal
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 
 from support.ledger import FileLedger, judge, read
-from support.processes import cloudq, until
+from support.processes import alive, cloudq, until
 
 pytestmark = pytest.mark.processes
 
@@ -78,20 +77,8 @@ def _open(directory):
 
 def _holder(directory, draw):
     _, running = _open(directory)
-    alive = [pid for pid, runs in sorted(running.items()) if runs and _alive(pid)]
+    alive = [pid for pid, runs in sorted(running.items()) if runs and alive(pid)]
     return draw.choice(alive) if alive else None
-
-
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A killed child stays until its supervisor has reaped it: dead all the same. It may be reaped between any two calls.
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return not Path("/proc/self").exists()  # macOS has none, and is believed as it stands
 
 
 def _kill(pid, directory, ledger, now):
@@ -100,7 +87,7 @@ def _kill(pid, directory, ledger, now):
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return False
-    until(lambda: not _alive(pid), "a killed process lives on")
+    until(lambda: not alive(pid), "a killed process lives on")
     unsettled, running = _open(directory)
     for task_id in sorted(unsettled[pid]):
         ledger.write("cause", task_id, at=now(), what="killed")

@@ -650,3 +650,59 @@ def test_a_settlement_that_is_never_answered_is_given_up_to_its_lease():
         running.cancel()
 
     virtual.run(scenario)
+
+
+def test_no_more_than_max_concurrency_run_at_once_and_the_slots_are_for_others():
+    async def scenario(clock):
+        world = World(clock, priorities=["normal", "low"])
+        now, most, others = 0, 0, []
+
+        @world.app.task(name="capped", queue="main", max_concurrency=2)
+        async def capped() -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(LEASE * 1.5)
+            now -= 1
+
+        @world.app.task(name="other", queue="main")
+        async def other() -> None:
+            others.append(clock.monotonic())
+
+        for _ in range(9):
+            world.send(capped)
+        engine, running, log = world.worker(concurrency=6)
+        await asyncio.sleep(1)
+        for _ in range(5):
+            world.send(other, priority="low")
+        await asyncio.sleep(1)
+        assert len(others) == 5, "another queue waits behind the capped tasks"
+        await asyncio.sleep(LEASE * 1.5 * 5)
+        engine.drain()
+        await running
+        assert most == 2
+        assert names(log).count(Name.ACKED) == 14
+        assert names(log).count(Name.RECEIVED) == 14, "a capped task was given back and received again"
+        assert Name.LEASE_LOST not in names(log)
+
+    virtual.run(scenario)
+
+
+def test_what_waits_for_its_cap_goes_back_unrun_at_the_end():
+    async def scenario(clock):
+        world = World(clock)
+
+        @world.app.task(name="capped", queue="main", max_concurrency=1)
+        async def capped() -> None:
+            await asyncio.sleep(1)
+
+        for _ in range(4):
+            world.send(capped)
+        engine, running, log = world.worker()
+        await asyncio.sleep(0.5)
+        engine.drain()
+        await running
+        assert names(log).count(Name.STARTED) == 1
+        assert (world.stats().ready, world.stats().in_flight) == (3, 0)
+
+    virtual.run(scenario)

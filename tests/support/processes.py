@@ -45,3 +45,15 @@ def until(condition, what, patience=30.0, every=0.02):
         assert time.monotonic() < deadline, f"{what}: not within {patience:g} s"  # noqa: TID251  as above
         time.sleep(every)
     return found
+
+
+def alive(pid):
+    """Tell whether a process lives. A killed one stays until it is reaped, and may be reaped between any two calls here."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return not Path("/proc/self").exists()  # macOS has none, and is believed as it stands
