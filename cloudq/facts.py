@@ -39,7 +39,7 @@ class Rule:
 
     `case` is what the core asks by (see `CASES`), `when` the same in words. `field` is the native field or operation, `value`
     its exact value: a format string over the numbers of a queue (`{lease}`, `{threshold}`, `{dedup}`, in seconds or counts).
-    `cost` tells what a composed rule costs and how exact it is.
+    `cost` tells what a composed rule costs and how exact it is, and where a native one falls short.
     """
 
     aspect: Aspect

@@ -119,9 +119,9 @@ PUBSUB = Facts(
             when="given up by cloudq, with a record",
             how=How.COMPOSED,
             field="Publish to <queue>-dlq, then Acknowledge",
-            value="record in the attribute cloudq-dead, cut to 1,024 bytes",
+            value="record in the attribute cloudq-dead",
             source="API DeadLetterPolicy: by count only",
-            cost="its bytes once more; a kill between the two leaves a duplicate dead letter",
+            cost="the record is cut to 1,024 bytes; a kill between the two leaves a duplicate dead letter",
         ),
         Rule(
             aspect="dead-letter",
@@ -154,10 +154,12 @@ PUBSUB = Facts(
             aspect="attempts",
             case="count",
             when="always",
-            how=How.NATIVE,
+            how=How.COMPOSED,
             field="ReceivedMessage.delivery_attempt, plus the envelope's base",
-            value="approximate: counted only with a DeadLetterPolicy, and may fall back",
+            value="an upper bound of the runs; counted only with a DeadLetterPolicy",
             source="API ReceivedMessage",
+            cost="what goes back unrun counts too, and the count may fall back by itself; a task that ends its worker is given "
+            "up after max_attempts + 5 deliveries, not after 3 crashes",
         ),
         Rule(
             aspect="order",
@@ -166,6 +168,7 @@ PUBSUB = Facts(
             how=How.NATIVE,
             field="Subscription.enable_message_ordering, PubsubMessage.ordering_key",
             value="the ordering key",
+            cost="received one by one, so that what waits behind a failure uses up no attempts",
             source="API Subscription, PubsubMessage",
         ),
         Rule(

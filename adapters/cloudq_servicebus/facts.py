@@ -119,8 +119,9 @@ SERVICEBUS = Facts(
             when="given up by cloudq, with a record",
             how=How.NATIVE,
             field="dead_letter_message(reason, error_description)",
-            value="reason: the kind; description: the record, cut to 4,096 bytes",
+            value="reason: the kind; description: the record",
             source="SDK ServiceBusReceiver.dead_letter_message",
+            cost="the record is cut to 4,096 bytes",
         ),
         Rule(
             aspect="dead-letter",
@@ -153,10 +154,12 @@ SERVICEBUS = Facts(
             aspect="attempts",
             case="count",
             when="always",
-            how=How.NATIVE,
+            how=How.COMPOSED,
             field="delivery_count + 1, plus the envelope's base",
             value="an upper bound of the runs",
             source="SDK ServiceBusReceivedMessage.delivery_count",
+            cost="what goes back unrun counts too; a task that ends its worker is given up after max_attempts + 5 deliveries, "
+            "not after 3 crashes",
         ),
         Rule(
             aspect="order",
@@ -165,6 +168,7 @@ SERVICEBUS = Facts(
             how=How.NATIVE,
             field="RequiresSession, SessionId",
             value="the ordering key",
+            cost="received one by one, so that what waits behind a failure uses up no attempts",
             source="docs, message sessions",
         ),
         Rule(

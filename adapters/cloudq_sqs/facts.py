@@ -165,10 +165,12 @@ SQS = Facts(
             aspect="attempts",
             case="count",
             when="always",
-            how=How.NATIVE,
+            how=How.COMPOSED,
             field="ApproximateReceiveCount, plus the envelope's base",
-            value="an upper bound of the runs: every receive counts",
+            value="an upper bound of the runs",
             source="API ReceiveMessage",
+            cost="what goes back unrun counts too; a task that ends its worker is given up after max_attempts + 5 deliveries, "
+            "not after 3 crashes",
         ),
         Rule(
             aspect="order",
@@ -177,6 +179,7 @@ SQS = Facts(
             how=How.NATIVE,
             field="FIFO queue, MessageGroupId",
             value="the ordering key",
+            cost="received one by one, so that what waits behind a failure uses up no attempts: 3 requests a task",
             source=_SEND,
         ),
         Rule(

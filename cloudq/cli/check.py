@@ -74,7 +74,7 @@ def _said(line: Line) -> str:
         return f"  refused: {line.note}"
     if line.how is How.REFUSED:
         return f"  refused where asked for: {line.aspect}, {line.when}"
-    return f"  composed: {line.aspect}, {line.when}: {line.note}" if line.how is How.COMPOSED else ""
+    return f"  {line.how.value}: {line.aspect}, {line.when}: {line.note}" if line.note else ""
 
 
 def _worse(shown: str | None, how: How) -> str:

@@ -188,8 +188,7 @@ class Engine:
             source = self._next_to_poll()
             if source is None:
                 return
-            room = self._room(source)
-            poll = _Poll(min(room, source.station.limits.receive_count))
+            poll = _Poll(min(self._room(source), _batch(source.station)))
             source.polls.append(poll)
             task = asyncio.get_running_loop().create_task(self._poll(source, poll))
             self._poll_tasks.add(task)
@@ -206,8 +205,8 @@ class Engine:
             return False
         ahead = self._ahead(source)
         # While messages may be taken ahead, whole batches are asked for: a request costs the same for one as for ten.
-        least = source.station.limits.receive_count if ahead >= source.station.limits.receive_count else 1
-        return self._room(source) >= least
+        least = _batch(source.station)
+        return self._room(source) >= (least if ahead >= least else 1)
 
     def _room(self, source: _Source) -> int:
         free = self._concurrency - self._slots_used
@@ -226,7 +225,7 @@ class Engine:
         soon = min(_AHEAD, source.station.queue.lease / 4)
         start_in_time = int(soon / max(self._run_time, 1e-6)) * self._concurrency
         waiting_bytes = sum(len(held.delivery.body) for other in self._sources for held in other.buffer)
-        return 0 if waiting_bytes > _AHEAD_BYTES else min(source.station.limits.receive_count, start_in_time)
+        return 0 if waiting_bytes > _AHEAD_BYTES else min(_batch(source.station), start_in_time)
 
     def _burst_is_over(self) -> bool:
         return self._burst and all(source.exhausted for source in self._sources)
@@ -603,6 +602,16 @@ class Engine:
     def _emit(self, name: Name, station: Station | None = None, **detail: str | float) -> None:
         queue = station.queue.logical if station is not None else ""
         self._events.emit(Event(name, self._clock.time(), queue, detail=detail))
+
+
+def _batch(station: Station) -> int:
+    """Return how many messages are asked for at once.
+
+    Ordered work goes back unrun when the one before it fails. Where the provider counts that as a delivery, a head that fails
+    often would use up the attempts of all that were received with it: there it is received one by one.
+    """
+    limits = station.limits
+    return 1 if station.queue.ordered and not limits.release_uncounted else limits.receive_count
 
 
 def _needs_copy(held: Held, settlement: Settlement) -> bool:

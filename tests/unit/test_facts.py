@@ -45,7 +45,7 @@ def test_there_is_one_rule_for_every_case(facts):
 def test_what_is_composed_tells_its_cost(facts):
     for rule in facts.rules:
         assert rule.source
-        assert bool(rule.cost) is (rule.how is How.COMPOSED), rule
+        assert rule.cost or rule.how is not How.COMPOSED, rule
         rule.value.format(lease=60, threshold=45, dedup=300)
 
 
