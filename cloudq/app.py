@@ -6,8 +6,8 @@ import asyncio
 import random
 import sys
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
@@ -66,6 +66,22 @@ class _Connection:
     sender: Sender
 
 
+class Observer(Protocol):
+    """Sees what an application enqueues: for test kits."""
+
+    def enqueued(self, message: Message, receipt: Receipt) -> None:
+        """A message is confirmed. Called on any thread."""
+        ...
+
+    def returning(self) -> None:
+        """A blocking enqueue is about to return to its caller, on whose thread this is called."""
+        ...
+
+    async def areturning(self) -> None:
+        """An awaited enqueue is about to return to its caller, on whose loop this is called."""
+        ...
+
+
 class CloudQ:
     """Declares tasks and enqueues them. Making one reads nothing and connects to nothing: an import needs no credentials.
 
@@ -98,6 +114,8 @@ class CloudQ:
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._parents: list[dict[str, _Connection]] = []
+        self._elsewhere: str | None = None
+        self._observer: Observer | None = None
 
     # Declaring --------------------------------------------------------------------------------------------------------
 
@@ -204,7 +222,18 @@ class CloudQ:
 
     def url_of(self, queue: str) -> str:
         """Return the provider URL of a queue."""
-        return self.settings.queue(queue).url or self.settings.url or config.default_url()
+        return self._elsewhere or self.settings.queue(queue).url or self.settings.url or config.default_url()
+
+    @contextmanager
+    def moved(self, url: str, clock: Clock, observer: Observer) -> Generator[None]:
+        """For the length of a block, have every queue at this URL, on this clock, and tell the observer what is enqueued."""
+        before = self._elsewhere, self.clock, self._observer, self._connections
+        self._elsewhere, self.clock, self._observer, self._connections = url, clock, observer, {}
+        try:
+            yield
+        finally:
+            self._run(self._close_connections)
+            self._elsewhere, self.clock, self._observer, self._connections = before
 
     def queue_names(self) -> list[str]:
         """Return every queue that a task or the settings name, sorted."""
@@ -223,11 +252,17 @@ class CloudQ:
 
     def enqueue(self, message: Message) -> Receipt:
         """Send one message and return when the provider has confirmed it. Errors as in `Task.enqueue`."""
-        return self._run(lambda: self._enqueue(message))
+        receipt = self._run(lambda: self._enqueue(message))
+        if self._observer is not None:
+            self._observer.returning()
+        return receipt
 
     async def aenqueue(self, message: Message) -> Receipt:
         """As `enqueue`, without blocking the event loop."""
-        return await self._arun(lambda: self._enqueue(message))
+        receipt = await self._arun(lambda: self._enqueue(message))
+        if self._observer is not None:
+            await self._observer.areturning()
+        return receipt
 
     def enqueue_many(self, messages: Iterable[Message]) -> int:
         """Send many and return how many were confirmed, which is all of them.
@@ -244,6 +279,8 @@ class CloudQ:
             position += len(chunk)
             if len(failed) == len(chunk):
                 break
+        if self._observer is not None:
+            self._observer.returning()
         return _confirmed(position, failures)
 
     async def aenqueue_many(self, messages: Iterable[Message]) -> int:
@@ -257,6 +294,8 @@ class CloudQ:
             position += len(chunk)
             if len(failed) == len(chunk):
                 break
+        if self._observer is not None:
+            await self._observer.areturning()
         return _confirmed(position, failures)
 
     def new_id(self) -> str:
@@ -289,7 +328,10 @@ class CloudQ:
         except DriverError as error:
             raise EnqueueRejected(f"{message.task.name} was not queued on {queue.physical}: {error}") from error
         self.events.emit(Event(Name.ENQUEUED, self.clock.time(), logical, message.task.name, message.task_id))
-        return Receipt(message.task_id, logical, due)
+        receipt = Receipt(message.task_id, logical, due)
+        if self._observer is not None:
+            self._observer.enqueued(message, receipt)
+        return receipt
 
     def _compose(self, message: Message, limits: Limits) -> tuple[Queue, Outgoing, float | None]:
         task, options, now = message.task, message.options, self.clock.time()

@@ -119,6 +119,13 @@ class Signature:
                 kwargs[parameter.name] = value
         return tuple(args), kwargs
 
+    def by_name(self, data: bytes) -> dict[str, Any]:
+        """Return every argument by name, as the function would see it."""
+        args, kwargs = self.decode(data)
+        bound = self._bindable.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
 
 def _is_context(annotation: object) -> bool:
     if isinstance(annotation, str):

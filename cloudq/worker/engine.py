@@ -176,6 +176,10 @@ class Engine:
             await asyncio.gather(*owned, return_exceptions=True)
             self._emit(Name.WORKER_STOPPED)
 
+    async def pump_once(self) -> int:
+        """Forward what is due in the delay parts, without running. Returns how many messages were looked at."""
+        return sum([await pump.once() for pump in self._pumps])
+
     def drain(self) -> None:
         """Begin to end. Call from the loop; a second call changes nothing."""
         self._draining.set()

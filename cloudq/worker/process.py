@@ -20,11 +20,12 @@ from cloudq.driver import Driver, Part
 from cloudq.durations import seconds
 from cloudq.errors import ConfigError, nearest
 from cloudq.execution import Execution
+from cloudq.middleware import Middleware
 from cloudq.opening import open_driver, refuse_impossible
 from cloudq.sending import Sender
 from cloudq.worker.engine import Engine
 from cloudq.worker.held import Station
-from cloudq.worker.runners import ThreadRunner
+from cloudq.worker.runners import Runner, ThreadRunner
 
 #: The supervisor holds the other end of this pipe: when it is gone, so is the supervisor, and the worker drains.
 SUPERVISOR_FD = "CLOUDQ_SUPERVISOR_FD"
@@ -82,7 +83,7 @@ def serve(app: CloudQ, work: Plan) -> None:
 
 
 async def _serve(app: CloudQ, work: Plan, stop: _Stop) -> None:
-    async with _engine(app, work) as engine:
+    async with engine_of(app, work) as engine:
         stop.watch(asyncio.get_running_loop(), engine.drain)
         await engine.run()
 
@@ -93,7 +94,7 @@ async def working(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
 
     What breaks the engine meanwhile is raised at the end of the block.
     """
-    async with _engine(app, work) as engine:
+    async with engine_of(app, work) as engine:
         running = asyncio.create_task(engine.run())
         try:
             yield engine
@@ -103,15 +104,21 @@ async def working(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
 
 
 @asynccontextmanager
-async def _engine(app: CloudQ, work: Plan) -> AsyncGenerator[Engine]:
+async def engine_of(
+    app: CloudQ,
+    work: Plan,
+    runner: Callable[[Execution], Runner] | None = None,
+    innermost: Sequence[Middleware] = (),
+) -> AsyncGenerator[Engine]:
+    """Have an engine with connections of its own, not yet running. `runner` and `innermost` middleware are for test kits."""
     async with _stations(app, work.queues) as stations:
-        execution = Execution(
-            app.declared, app.clock, app.events, app.draw, seconds(app.settings.worker.unknown_grace), app.middlewares
-        )
+        grace = seconds(app.settings.worker.unknown_grace)
+        middleware = [*app.middlewares, *innermost]
+        execution = Execution(app.declared, app.clock, app.events, app.draw, grace, middleware)
         yield Engine(
             stations,
             execution,
-            ThreadRunner(execution, work.concurrency, app.clock),
+            ThreadRunner(execution, work.concurrency, app.clock) if runner is None else runner(execution),
             clock=app.clock,
             events=app.events,
             draw=app.draw,

@@ -52,6 +52,14 @@ class Pump:
         finally:
             self._stopped.set()
 
+    async def once(self) -> int:
+        """Take every step that is due now. Returns how many were taken."""
+        station, taken = self._station, 0
+        while deliveries := await station.driver.receive(station.delay, station.limits.receive_count, 0.0):
+            await asyncio.gather(*(self._step(delivery) for delivery in deliveries))
+            taken += len(deliveries)
+        return taken
+
     async def stop(self) -> None:
         """Finish the hops under way; what was not taken stays with the provider."""
         self._stop.set()

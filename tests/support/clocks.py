@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 from cloudq.clock import SystemClock
+from cloudq.testing import ManualClock
 
-
-class ManualClock:
-    """Stands still until it is moved."""
-
-    def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self._now = now
-        self._monotonic = 1000.0
-
-    def time(self) -> float:
-        return self._now
-
-    def monotonic(self) -> float:
-        return self._monotonic
-
-    def advance(self, seconds: float) -> None:
-        self._now += seconds
-        self._monotonic += seconds
+__all__ = ["JumpingClock", "ManualClock"]
 
 
 class JumpingClock:
