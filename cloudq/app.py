@@ -26,6 +26,7 @@ from cloudq.driver import Driver, Limits, Outgoing, Part, Queue
 from cloudq.durations import Duration, seconds
 from cloudq.envelope import VERSION, Envelope, encode, valid_task_name
 from cloudq.errors import (
+    ArgumentsError,
     ConfigError,
     DriverError,
     EnqueueError,
@@ -35,6 +36,7 @@ from cloudq.errors import (
     OutcomeUnknown,
     PartialEnqueueError,
     Unsupported,
+    names_options,
 )
 from cloudq.events import Event, Events, Name, Sink
 from cloudq.middleware import Middleware
@@ -88,6 +90,7 @@ class CloudQ:
     The provider comes from `url`, else CLOUDQ_URL, else cloudq.toml; see `cloudq.config`.
     """
 
+    @names_options("CloudQ(...)")
     def __init__(
         self,
         url: str | None = None,
@@ -104,12 +107,12 @@ class CloudQ:
         """
         given = {"url": url, "namespace": namespace, "queues": queues}
         self._overrides = {key: value for key, value in given.items() if value is not None}
-        self.clock = clock or SystemClock()
-        self.draw = draw or random.Random()
+        self.clock: Clock = clock or SystemClock()
+        self.draw: random.Random = draw or random.Random()
         self._ids_drawn = draw is not None
-        self.events = Events(list(sinks))
+        self.events: Events = Events(list(sinks))
         self.middlewares: list[Middleware] = list(middleware)
-        self.declared = Declared()
+        self.declared: Declared = Declared()
         self._portal = Portal()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,6 +142,7 @@ class CloudQ:
         on_failure: Hook | None = None,
     ) -> _Decorator: ...
 
+    @names_options("@app.task")
     def task(
         self,
         function: Callable[..., Any] | None = None,
@@ -308,14 +312,16 @@ class CloudQ:
         for index, result in enumerate(results):
             if isinstance(result, EnqueueError):
                 failures[index] = result
-            elif isinstance(result, ConfigError):
-                raise result  # it holds for every one of them
+            elif isinstance(result, (ConfigError, ArgumentsError)):
+                raise result  # a mistake of the program, not of this moment
             elif isinstance(result, BaseException):
                 failures[index] = EnqueueUnknown(chunk[index].task_id, f"the enqueue failed: {result!r}")
                 failures[index].__cause__ = result
         return failures
 
     async def _enqueue(self, message: Message) -> Receipt:
+        if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  not everybody runs a type checker
+            raise ArgumentsError(f"{message!r} is no message. Make one with task.message(...), or call task.enqueue(...).")
         logical = message.task.queue
         connection = self._connection(self.url_of(logical))
         queue, outgoing, due = self._compose(message, connection.driver.limits)
@@ -326,7 +332,10 @@ class CloudQ:
         except OutcomeUnknown as error:
             raise EnqueueUnknown(message.task_id, str(error).rstrip(".")) from error
         except DriverError as error:
-            raise EnqueueRejected(f"{message.task.name} was not queued on {queue.physical}: {error}") from error
+            raise EnqueueRejected(
+                f"{message.task.name} was surely not queued on {queue.physical}: {str(error).rstrip('.')}. When that is "
+                f"mended, enqueue it again."
+            ) from error
         self.events.emit(Event(Name.ENQUEUED, self.clock.time(), logical, message.task.name, message.task_id))
         receipt = Receipt(message.task_id, logical, due)
         if self._observer is not None:

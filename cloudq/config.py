@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 import msgspec
 
@@ -26,6 +26,7 @@ PRIORITIES: tuple[PriorityName, ...] = get_args(PriorityName)
 #: Where no URL is set, on a developer's machine.
 LOCAL_DEFAULT = "sqlite:///cloudq.db"
 
+_VARIABLES = "environment"
 #: Variables that begin with CLOUDQ_ and are no settings.
 _NOT_SETTINGS = {"CLOUDQ_CONFIG", "CLOUDQ_REQUIRE", "CLOUDQ_DEMO_DIR", "CLOUDQ_WORKER_INDEX", "CLOUDQ_SUPERVISOR_FD"}
 
@@ -121,7 +122,7 @@ def load(
     merged: dict[str, Any] = {}
     for origin, part in (
         _file(environ, directory or Path.cwd()),
-        ("environment", _environment(environ)),
+        (_VARIABLES, _environment(environ)),
         ("CloudQ(...)", dict(overrides or {})),
     ):
         _convert(part, origin)  # each source alone first, so that the error names it
@@ -198,26 +199,46 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert(raw: dict[str, Any], origin: str) -> Settings:
-    _refuse_unknown(raw, Settings, origin, "")
-    try:
-        return msgspec.convert(raw, Settings, strict=False)
-    except (msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"{origin}: {error}") from error
+    _check(raw, Settings, origin, ())
+    return msgspec.convert(raw, Settings, strict=False)
 
 
-S = TypeVar("S", bound=msgspec.Struct)
-
-
-def _refuse_unknown(raw: object, struct: type[S], origin: str, path: str) -> None:
-    """Name the nearest right key. msgspec would name only the wrong one."""
-    if not isinstance(raw, dict):
-        return
+def _check(table: object, struct: type[msgspec.Struct], origin: str, path: tuple[str, ...]) -> None:
+    """Convert value by value, so that an error names the key as its source spells it, the value, and the nearest right key."""
+    if not _is_table(table):
+        raise ConfigError(f"{origin}: {_spelled(origin, path)} = {table!r} is not a table of settings.")
     known = {field.name: field.type for field in msgspec.structs.fields(struct)}
-    for key, value in raw.items():  # pyright: ignore[reportUnknownVariableType]  plain TOML
-        if key not in known:
-            raise ConfigError(f"{origin}: there is no setting {path}{key}.{nearest(str(key), known)}")  # pyright: ignore[reportUnknownArgumentType]  plain TOML
-        if key == "worker":
-            _refuse_unknown(value, WorkerSettings, origin, "worker.")  # pyright: ignore[reportUnknownArgumentType]  plain TOML
-        if key == "queues" and isinstance(value, dict):
-            for name, queue in value.items():  # pyright: ignore[reportUnknownVariableType]  plain TOML
-                _refuse_unknown(queue, QueueSettings, origin, f"queues.{name}.")  # pyright: ignore[reportUnknownArgumentType]  plain TOML
+    for key, value in table.items():
+        where = (*path, str(key))
+        kind = known.get(key)
+        if kind is None:
+            right = known if origin != _VARIABLES else [_spelled(origin, (*path, name)) for name in known]
+            close = nearest(str(key) if origin != _VARIABLES else _spelled(origin, where), right)
+            raise ConfigError(f"{origin}: there is no setting {_spelled(origin, where)}.{close}")
+        if kind is WorkerSettings:
+            _check(value, WorkerSettings, origin, where)
+        elif key == "queues" and _is_table(value):
+            for name, queue in value.items():
+                _check(queue, QueueSettings, origin, (*where, name))
+        else:
+            _convertible(value, kind, origin, where)
+    _convertible(table, struct, origin, path)
+
+
+def _is_table(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _convertible(value: object, kind: Any, origin: str, path: tuple[str, ...]) -> None:
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except (msgspec.ValidationError, ConfigError) as error:
+        own = error if isinstance(error, ConfigError) else error.__cause__
+        if own is not None:  # from a __post_init__ here: it names the key and the value itself
+            raise ConfigError(f"{origin}: {_spelled(origin, path)}: {own}" if path else f"{origin}: {own}") from error
+        raise ConfigError(f"{origin}: {_spelled(origin, path)} = {value!r} does not fit: {error}.") from error
+
+
+def _spelled(origin: str, path: tuple[str, ...]) -> str:
+    """Return a key as its source spells it."""
+    return "CLOUDQ_" + "__".join(path).upper() if origin == _VARIABLES else ".".join(path)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-logger = logging.getLogger("cloudq.task")
+logger: logging.Logger = logging.getLogger("cloudq.task")
 
 
 class TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -39,12 +39,12 @@ class Context:
         lost: Callable[[], bool] = lambda: False,
     ) -> None:
         """`lost` answers for `lease_lost`."""
-        self.task = task
-        self.task_id = task_id
-        self.queue = queue
-        self.attempt = attempt
-        self.priority = priority
-        self.deadline = deadline
+        self.task: str = task
+        self.task_id: str = task_id
+        self.queue: str = queue
+        self.attempt: int = attempt
+        self.priority: str = priority
+        self.deadline: float | None = deadline
         self._lost = lost
 
     @property

@@ -3,7 +3,8 @@
     CloudQError
     ├── ConfigError                   a setting, URL or declaration that cannot be used
     │   ├── NoProvider                no URL given where the local default would lose work
-    │   └── MissingAdapter            nothing installed opens this URL
+    │   ├── MissingAdapter            nothing installed opens this URL
+    │   └── UnknownOption             a keyword that does not exist (also a TypeError)
     ├── ArgumentsError                the arguments do not fit the task's signature (also a TypeError)
     ├── EnqueueError
     │   ├── EnqueueRejected           surely not queued
@@ -26,11 +27,16 @@ A class docstring is its default message, so the two cannot drift. Codes, not te
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class CloudQError(Exception):
@@ -51,6 +57,10 @@ class NoProvider(ConfigError):
 
 class MissingAdapter(ConfigError):
     """No installed adapter opens this URL."""
+
+
+class UnknownOption(ConfigError, TypeError):
+    """There is no such option."""
 
 
 class ArgumentsError(CloudQError, TypeError):
@@ -105,9 +115,9 @@ class PartialEnqueueError(EnqueueError):
             f"{len(failures)} of {attempted} tasks were not confirmed; the first, at position {first}: {failures[first]} "
             f"Repeat the positions in `.failures`, and what the iterable holds from position {attempted} on: it was not read."
         )
-        self.failures = dict(failures)
+        self.failures: dict[int, EnqueueError] = dict(failures)
         self.attempted = attempted
-        self.accepted = attempted - len(self.failures)
+        self.accepted: int = attempted - len(self.failures)
 
 
 class StuckWorker(CloudQError):
@@ -149,6 +159,25 @@ class OutcomeUnknown(DriverError):
     """No answer came; the request may have been applied."""
 
     retryable = True
+
+
+def names_options(what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function refuse a keyword that it does not have with the nearest one, instead of Python's own words."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        parameters = inspect.signature(function).parameters
+        options = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in parameters:
+                    raise UnknownOption(f"{what} has no option {name!r}.{nearest(name, options)}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

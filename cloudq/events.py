@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-logger = logging.getLogger("cloudq.events")
+logger: logging.Logger = logging.getLogger("cloudq.events")
 
 
 class Name(Enum):

@@ -61,7 +61,7 @@ def refuse_findings(app: CloudQ, queues: Sequence[str]) -> None:
         facts = facts_at(app.url_of(queue))
         findings = [line.note for line in assess(app, facts, [queue]) if line.finding] if facts is not None else []
         if findings:
-            raise ConfigError(" ".join(findings))
+            raise ConfigError(" ".join(dict.fromkeys(findings)))
 
 
 def longest_delay(retry: Backoff) -> float:

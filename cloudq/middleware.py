@@ -2,7 +2,7 @@
 
     @app.middleware
     @contextmanager
-    def timed(ctx: Context) -> Iterator[None]:
+    def timed(ctx: Context) -> Generator[None]:
         began = time.perf_counter()
         try:
             yield

@@ -21,9 +21,9 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,31}", re.ASCII)
 _SUFFIX = {Part.MAIN: "", Part.DELAY: "-delay", Part.DEAD: "-dlq"}
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: object, what: str) -> str:
     """Return the name, or raise ConfigError for one that some provider would refuse."""
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"{what} {name!r} cannot be used on every provider: it takes a letter, then letters, digits, '-' or '_', "
             f"32 characters at most."

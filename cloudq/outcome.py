@@ -43,7 +43,7 @@ class Retry(Exception):
     def __init__(self, after: Duration | None = None, reason: str = "the task asked for a retry") -> None:
         """`after` as in "90s", a timedelta or seconds."""
         super().__init__(reason)
-        self.after = None if after is None else seconds(after, "after")
+        self.after: float | None = None if after is None else seconds(after, "after")
         self.reason = reason
 
 

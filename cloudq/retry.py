@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloudq.durations import Duration, seconds, spoken
-from cloudq.errors import ConfigError
+from cloudq.errors import ConfigError, names_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class Backoff:
 
     def __post_init__(self) -> None:
         """Refuse what makes no policy."""
+        if type(self.max_attempts) is not int or type(self.factor) not in (int, float):
+            raise ConfigError(f"max_attempts = {self.max_attempts!r} is a whole number, factor = {self.factor!r} a number.")
         if self.max_attempts < 1:
             raise ConfigError(f"max_attempts = {self.max_attempts}: a task is run at least once. Use 1 for no retry.")
         if self.factor < 1:
@@ -42,6 +44,8 @@ class Backoff:
         full = min(cap, seconds(self.first) * self.factor ** min(attempt - 1, 64))
         return full / 2 + full / 2 * draw
 
+
+Backoff.__init__ = names_options("Backoff(...)")(Backoff.__init__)  # type: ignore[method-assign]
 
 #: Never retried. A crash of its worker still gives the task back: at-least-once has no off switch.
 NO_RETRY = Backoff(max_attempts=1)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from cloudq.context import Context
-from cloudq.errors import ArgumentsError, ConfigError
+from cloudq.errors import ArgumentsError, ConfigError, nearest
 
 #: What people write as an argument of `enqueue` when they mean an option.
 _OPTIONS = ("delay", "at", "priority", "expires", "ordering_key", "task_id")
@@ -38,17 +38,19 @@ class Signature:
                 f"the task {name} takes {first.name!r} without an annotation. For the task's context write "
                 f"{first.name}: Context; an argument of this name needs its own annotation."
             )
-        self.takes_context = bool(parameters) and _is_context(parameters[0].annotation)
+        self.takes_context: bool = bool(parameters) and _is_context(parameters[0].annotation)
         self._parameters = parameters[1:] if self.takes_context else parameters
         for parameter in self._parameters:
             if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
                 raise ConfigError(
-                    f"the task {name} takes {parameter}: a message names each argument. Declare them one by one, or take "
-                    f"one list or dict."
+                    f"the task {name} takes {_written(parameter)}: a message names each argument. Declare them one by one, or "
+                    f"take one list or dict."
                 )
             if _is_context(parameter.annotation):
                 raise ConfigError(f"the task {name} takes its Context as {parameter.name!r}: it must be the first parameter.")
+        self._unannotated = [p.name for p in self._parameters if p.annotation in (inspect.Parameter.empty, Any, "Any")]
         self._bindable = inspect.Signature(self._parameters)
+        self._shown = f"{name}({', '.join(_written(parameter) for parameter in self._parameters)})"
         self._encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
 
     @cached_property
@@ -89,22 +91,45 @@ class Signature:
             bound = self._bindable.bind(*args, **kwargs).arguments
         except TypeError as error:
             meant = [name for name in kwargs if name in _OPTIONS and name not in self._bindable.parameters]
+            unknown = [name for name in kwargs if name not in self._bindable.parameters]
             hint = f" For this one enqueue write .options({meant[0]}=...)." if meant else ""
-            raise ArgumentsError(f"{self._name}{self._bindable}: {error}.{hint}") from error
+            if unknown and not meant:
+                hint = nearest(unknown[0], self._bindable.parameters)
+            raise ArgumentsError(f"{self._shown}: {error}.{hint}") from error
         try:
             data = self._encoder.encode(bound)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise ArgumentsError(f"{self._name}{self._bindable}: an argument cannot be written as JSON: {error}") from error
+            raise ArgumentsError(f"{self._shown}: an argument cannot be written as JSON: {error}") from error
         # What is sent is what the worker will be able to read: the same decoder says so, here, where the mistake is.
-        self.decode(data)
+        try:
+            arrives = self._decoder.decode(data)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            raise ArgumentsError(f"{self._shown}: {self._wrong(bound, error)}") from error
+        for name in self._unannotated:
+            if name in bound and getattr(arrives, name) != bound[name]:
+                raise ArgumentsError(
+                    f"{self._shown}: {name} = {_short(bound[name])} would arrive as "
+                    f"{_short(getattr(arrives, name))}, because it has no annotation to be read by. Write {name}: "
+                    f"{type(bound[name]).__name__}."
+                )
         return data
+
+    def _wrong(self, bound: Mapping[str, Any], error: Exception) -> str:
+        """Name the argument that does not fit, with its value."""
+        for name, value in bound.items():
+            try:
+                kind = typing.get_type_hints(self._function, include_extras=True).get(name, Any)
+                msgspec.json.decode(self._encoder.encode(value), type=kind, dec_hook=_decode_hook)
+            except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as own:
+                return f"{name} = {_short(value)} does not fit: {own}"
+        return str(error)
 
     def decode(self, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return positional and keyword arguments to call the function with. ArgumentsError when they do not fit."""
         try:
             struct = self._decoder.decode(data)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-            raise ArgumentsError(f"{self._name}{self._bindable}: {error}") from error
+            raise ArgumentsError(f"{self._shown}: {error}") from error
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for parameter in self._parameters:
@@ -125,6 +150,19 @@ class Signature:
         bound = self._bindable.bind(*args, **kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
+
+
+def _written(parameter: inspect.Parameter) -> str:
+    """Return a parameter as its author wrote it: an annotation that is a string comes without quotes."""
+    kind, default = parameter.annotation, parameter.default
+    annotated = "" if kind is parameter.empty else f": {kind if isinstance(kind, str) else inspect.formatannotation(kind)}"
+    stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+    return f"{stars}{parameter.name}{annotated}" + ("" if default is parameter.empty else f" = {default!r}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _is_context(annotation: object) -> bool:

@@ -12,7 +12,7 @@ from cloudq.config import PRIORITIES, PriorityName
 from cloudq.context import Context
 from cloudq.durations import Duration, seconds
 from cloudq.envelope import valid_task_id
-from cloudq.errors import ConfigError, nearest
+from cloudq.errors import ConfigError, names_options, nearest
 from cloudq.outcome import Policy
 from cloudq.retry import Backoff
 from cloudq.signature import Signature
@@ -101,6 +101,7 @@ class Enqueueable(Generic[P]):
         task_id = self._options.task_id or self._app.new_id()
         return Message(self._task, task_id, self._task.signature.encode(args, kwargs), self._options)
 
+    @names_options("task.options(...)")
     def options(
         self,
         *,
@@ -165,9 +166,9 @@ class Task(Enqueueable[P], Generic[P, R]):
         self.max_concurrency = max_concurrency
         self.on_success = on_success
         self.on_failure = on_failure
-        self.signature = Signature(function, name)
+        self.signature: Signature = Signature(function, name)
         # Through ordinary decorators: what they wrap is what runs.
-        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.is_async: bool = inspect.iscoroutinefunction(inspect.unwrap(function))
         for hook in (on_success, on_failure):
             if hook is not None and inspect.iscoroutinefunction(hook) and not self.is_async:
                 raise ConfigError(

@@ -59,9 +59,9 @@ class MemoryBroker:
 
     def __init__(self, clock: Clock, facts: Facts = MEMORY) -> None:
         """`facts` are those of the provider that it behaves like."""
-        self.clock = clock
-        self.facts = facts
-        self.limits = facts.limits
+        self.clock: Clock = clock
+        self.facts: Facts = facts
+        self.limits: Limits = facts.limits
         self._lock = threading.Lock()
         self._queues: dict[str, dict[int, _Message]] = {}
         self._numbers = count(1)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar, cast
 
 from cloudq.clock import Clock
 from cloudq.driver import Burial, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
-from cloudq.errors import ConfigError, DriverError, OutcomeUnknown, Refused, Unavailable, nearest
+from cloudq.errors import ConfigError, DriverError, OutcomeUnknown, Refused, Unavailable
 from cloudq_local.facts import LIMITS
 from cloudq_local.store import Store, connect
 
@@ -415,7 +415,7 @@ def _translate(error: sqlite3.Error, path: Path) -> DriverError:
 def open_sqlite(place: str, options: Mapping[str, str], clock: Clock) -> SQLiteDriver:
     """Open a file: `/name.db` is relative to the working directory, `//dir/name.db` absolute."""
     for option in options:
-        raise ConfigError(f"sqlite://{place} takes no option {option!r}.{nearest(option, ())}")
+        raise ConfigError(f"sqlite://{place} takes no options: remove {option!r}.")
     if not place.startswith("/") or place == "/":
         raise ConfigError(
             f"sqlite://{place} names no file. Write sqlite:///queue.db for one in the working directory, "

@@ -63,7 +63,8 @@ def connect(path: Path) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < (3, 35):
         raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed (RETURNING).")
     if not path.parent.is_dir():
-        raise ConfigError(f"the queue file {path} cannot be made: there is no directory {path.parent}. Make it first.")
+        what = f"{path.parent} is no directory" if path.parent.exists() else f"there is no directory {path.parent}"
+        raise ConfigError(f"the queue file {path} cannot be made: {what}. Make it, or name another in the URL.")
     try:
         _make(path)
         connection = sqlite3.connect(
@@ -75,7 +76,7 @@ def connect(path: Path) -> sqlite3.Connection:
             raise Unavailable(f"the queue file {path} cannot be opened now: {error}") from error
         raise ConfigError(
             f"the queue file {path} cannot be opened: {error}. It must be a plain file, in a directory and with "
-            f"rights that let this user write."
+            f"rights that let this user write. Mend that, or name another in the URL."
         ) from error
     return connection
 

@@ -31,7 +31,7 @@ class _Group(click.Group):
             sys.exit(1)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cloudq", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("cloudq-tasks"), prog_name="cloudq")
 def main() -> None:
     """One task queue over managed cloud queues.
@@ -63,5 +63,10 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "cloudq", "_CLOUDQ_COMPLETE").source())
 
 
-for command in (worker, enqueue, queues, dlq, check, explain, pump):
-    main.add_command(command)
+main.add_command(worker)
+main.add_command(enqueue)
+main.add_command(queues)
+main.add_command(dlq)
+main.add_command(check)
+main.add_command(explain)
+main.add_command(pump)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloudq import Backoff, CloudQ, Context
 
-app = CloudQ(namespace="demo", queues={"census": {"lease": "10s"}, "errands": {"lease": "10s"}})
+app: CloudQ = CloudQ(namespace="demo", queues={"census": {"lease": "10s"}, "errands": {"lease": "10s"}})
 
 _quick = Backoff(max_attempts=3, first="1s", cap="2s")
 

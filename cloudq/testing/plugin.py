@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def cloudq_sandbox() -> Generator[Callable[..., Sandbox]]:
-    """Put an application in a box until the test ends: `box = cloudq_sandbox(app)`, with the options of `sandbox`."""
+    """Put an application in a box until the test ends, with the options of `cloudq.testing.sandbox`."""
     from cloudq.testing.sandbox import sandbox
 
     with ExitStack() as stack:

@@ -125,7 +125,7 @@ class Engine:
         self._grace = grace
         self._burst = burst
         self._work: set[asyncio.Task[None]] = set()
-        self.leases = Leases(clock, events, self._spawn, self._lease_lost)
+        self.leases: Leases = Leases(clock, events, self._spawn, self._lease_lost)
         self._poll_tasks: set[asyncio.Task[None]] = set()
         self._sources = [
             _Source(

@@ -36,7 +36,7 @@ class Leases:
         self._sooner = asyncio.Event()
         self._target = float("inf")
         #: Longest time by which a renewal came later than planned, in seconds: what a starved loop shows.
-        self.worst_gap = 0.0
+        self.worst_gap: float = 0.0
 
     def hold(self, held: Held) -> None:
         """Keep this lease until `drop`."""

@@ -72,7 +72,7 @@ def test_a_wrong_file_is_told_with_its_name(tmp_path, text, says):
 
 
 def test_a_wrong_variable_is_told():
-    with pytest.raises(ConfigError, match=r"environment: there is no setting ulr. Did you mean 'url'\?"):
+    with pytest.raises(ConfigError, match=r"environment: there is no setting CLOUDQ_ULR. Did you mean 'CLOUDQ_URL'\?"):
         load(environ={"CLOUDQ_ULR": "x"})
 
 

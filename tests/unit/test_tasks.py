@@ -157,7 +157,7 @@ def test_arguments_come_out_as_they_went_in(app, kind, value):
 @pytest.mark.parametrize(
     ("args", "kwargs", "says"),
     [
-        (("one",), {}, "Expected `int`, got `str` - at `$.number`"),
+        (("one",), {}, "one(number: int, text: str = ''): number = 'one' does not fit: Expected `int`, got `str`"),
         ((), {}, "missing a required argument: 'number'"),
         ((1, 2, 3), {}, "too many positional arguments"),
         ((1,), {"nmber": 2}, "unexpected keyword argument 'nmber'"),
@@ -342,7 +342,7 @@ def test_many_messages_stop_when_nothing_is_taken(app):
         ("sqllite:///x.db", "Did you mean 'sqlite'?"),
         ("sqlite://", "names no file"),
         ("sqlite:///missing/dir/x.db", "there is no directory"),
-        ("sqlite:///x.db?jurnal=1", "takes no option 'jurnal'"),
+        ("sqlite:///x.db?jurnal=1", "takes no options: remove 'jurnal'"),
         ("memory://x?y=1", "takes no option 'y'"),
         ("sqs://eu-west-1", "there is no provider 'sqs'"),
         ("sqlite://user:secret@x", "never a secret"),
