@@ -519,7 +519,8 @@ class Engine:
         if not self._burst or self._draining.is_set():
             return
         in_hand = self._slots_used or self._waiting() or self._running
-        polling = any(source.polls or source.paused for source in self._sources)
+        # Until an ack is confirmed, the next of its ordering key cannot be received.
+        polling = any(source.polls or source.paused or source.settler.settling() for source in self._sources)
         if in_hand or polling or not all(source.exhausted for source in self._sources):
             return
         if self._progress:

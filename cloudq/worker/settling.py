@@ -88,6 +88,10 @@ class Settler:
         for batcher in (self._acks, self._releases, self._burials):
             batcher.hurry()
 
+    def settling(self) -> bool:
+        """Tell whether anything that was decided is not yet confirmed."""
+        return bool(self._open)
+
     async def join(self) -> None:
         """Wait until everything is settled, or given up to its lease."""
         await self._none_open.wait()

@@ -706,3 +706,26 @@ def test_what_waits_for_its_cap_goes_back_unrun_at_the_end():
         assert (world.stats().ready, world.stats().in_flight) == (3, 0)
 
     virtual.run(scenario)
+
+
+def test_a_burst_ends_after_the_last_of_an_ordering_key():
+    """The next of a key can be received when the ack of the one before is confirmed, not when its run has ended."""
+
+    async def scenario(clock):
+        world = World(clock, ordered=True)
+
+        class Slow(MemoryDriver):
+            async def ack(self, queue, batch):
+                await asyncio.sleep(0.5)
+                return await super().ack(queue, batch)
+
+        @world.app.task(name="step", queue="main")
+        async def step() -> None: ...
+
+        for _ in range(4):
+            world.send(step, key="k")
+        _, running, log = world.worker(Slow(world.broker), burst=True, pump=False)
+        await running
+        assert names(log).count(Name.SUCCEEDED) == 4
+
+    virtual.run(scenario)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def snippets(language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return re.findall(rf"```{language}(?: file=\S+)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def test_the_program_in_the_readme_is_the_example(tmp_path):
