@@ -23,6 +23,7 @@ lint: .venv/dev     ## Types, style, and which floor may import which.
 		|| (echo "the core has a provider's name in it"; exit 1)
 
 bench: .venv/dev    ## What the local provider costs.
+	$(BIN)/python benchmarks/local/throughput.py
 	$(BIN)/python benchmarks/local/wake.py
 
 prove: .venv/dev    ## Long runs: a thousand seeds.

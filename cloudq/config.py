@@ -77,6 +77,9 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         seconds(self.dedup, "dedup")
 
 
+_DEFAULTS = QueueSettings()
+
+
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a worker runs (`[worker]`)."""
 
@@ -108,7 +111,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def queue(self, name: str) -> QueueSettings:
         """Return the settings of a queue; one that the file does not name has the defaults."""
-        return self.queues.get(name) or QueueSettings()
+        return self.queues.get(name) or _DEFAULTS
 
 
 def load(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
+
+import msgspec
 
 logger: logging.Logger = logging.getLogger("cloudq.events")
 
 
-class Name(Enum):
+class Name(StrEnum):
     """The transitions. The value is what logs and telemetry show."""
 
     ENQUEUED = "enqueued"
@@ -57,8 +58,7 @@ class Name(Enum):
     WORKER_STOPPED = "worker-stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """What happened, when (seconds since the epoch), to what. `detail` holds numbers and texts special to the name."""
 
     name: Name
@@ -67,7 +67,7 @@ class Event:
     task: str = ""
     task_id: str = ""
     attempt: int = 0
-    detail: Mapping[str, str | float | int] = field(default_factory=dict[str, str | float | int])
+    detail: Mapping[str, str | float | int] = {}
 
 
 Sink = Callable[[Event], None]

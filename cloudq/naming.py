@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 
 from cloudq.config import QueueSettings
 from cloudq.driver import Part, Queue
@@ -33,6 +34,12 @@ def check_name(name: object, what: str) -> str:
 
 def address(namespace: str, logical: str, settings: QueueSettings, part: Part, priority: str = "normal") -> Queue:
     """Return the address of one part of a logical queue."""
+    return _address(namespace, logical, settings, part, priority)
+
+
+@cache
+def _address(namespace: str, logical: str, settings: QueueSettings, part: Part, priority: str) -> Queue:
+    # Every enqueue asks, and the answer is the same while the settings are.
     suffix = _SUFFIX[part]
     if part is Part.MAIN and priority != "normal":
         suffix = f"-{priority}"

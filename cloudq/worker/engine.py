@@ -74,6 +74,34 @@ class _Poll:
     reserved: bool = True
 
 
+class _Buffer:
+    """What waits for a slot, in order, and how many bytes it is: counted as it comes and goes, because it is asked often."""
+
+    __slots__ = ("_held", "bytes")
+
+    def __init__(self) -> None:
+        self._held: deque[Held] = deque()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def first(self) -> Held | None:
+        return self._held[0] if self._held else None
+
+    def put(self, held: Held, *, first: bool = False) -> None:
+        self.bytes += len(held.delivery.body)
+        if first:
+            self._held.appendleft(held)
+        else:
+            self._held.append(held)
+
+    def take(self, *, last: bool = False) -> Held:
+        held = self._held.pop() if last else self._held.popleft()
+        self.bytes -= len(held.delivery.body)
+        return held
+
+
 @dataclass(slots=True, eq=False)
 class _Source:
     """One physical queue, as the engine sees it."""
@@ -84,7 +112,7 @@ class _Source:
     #: Running total of the weighted turns.
     turn: int = 0
     polls: list[_Poll] = field(default_factory=list[_Poll])
-    buffer: deque[Held] = field(default_factory=deque[Held])
+    buffer: _Buffer = field(default_factory=_Buffer)
     #: The last poll brought all that was asked for: there is more.
     hungry: bool = False
     paused: bool = False
@@ -148,6 +176,8 @@ class Engine:
         self._run_time: float | None = None
         self._draining = asyncio.Event()
         self._progress = False
+        #: A look at what may be started is on its way.
+        self._looking = False
         #: The one message in hand that must not crash again, and how many others of its kind are on their way back.
         self._suspect: Held | None = None
         self._suspects_leaving = 0
@@ -228,7 +258,7 @@ class Engine:
             return 0
         soon = min(_AHEAD, source.station.queue.lease / 4)
         start_in_time = int(soon / max(self._run_time, 1e-6)) * self._concurrency
-        waiting_bytes = sum(len(held.delivery.body) for other in self._sources for held in other.buffer)
+        waiting_bytes = sum(other.buffer.bytes for other in self._sources)
         return 0 if waiting_bytes > _AHEAD_BYTES else min(_batch(source.station), start_in_time)
 
     def _burst_is_over(self) -> bool:
@@ -302,10 +332,7 @@ class Engine:
         if lane is not None:
             self._lanes[lane] = deque()
             held.heads_lane = True
-        if suspect:
-            source.buffer.appendleft(held)
-        else:
-            source.buffer.append(held)
+        source.buffer.put(held, first=suspect)
 
     def _give_turn(self, held: Held) -> None:
         self._suspects_leaving += 1
@@ -314,8 +341,7 @@ class Engine:
 
         def gone(_confirmed: bool) -> None:  # noqa: FBT001  a callback with one answer
             self._suspects_leaving -= 1
-            self._start_more()
-            self._poll_more()
+            self._look_soon()
 
         held.then = gone
         self._source_of[held.station].settler.settle(held, GiveBack(delay, counted=False), None)
@@ -330,9 +356,7 @@ class Engine:
             if lanes:
                 self._finish(lanes[-1].pop(), NotRun())
             elif fullest is not None:
-                held = fullest.buffer.pop()
-                self._close_lane(held)
-                self._finish(held, NotRun())
+                self._give_back_unrun(fullest.buffer.take(last=True))
             else:
                 return
 
@@ -343,11 +367,12 @@ class Engine:
             source = _by_turn([source for source in self._sources if self._has_work(source)])
             if source is None:
                 return
-            self._start(source.buffer.popleft())
+            self._start(source.buffer.take())
 
     def _has_work(self, source: _Source) -> bool:
         # A suspect waits until others of its kind are surely gone from here: it may be the one that ends the process.
-        return bool(source.buffer) and not (self._suspects_leaving and source.buffer[0] is self._suspect)
+        first = source.buffer.first()
+        return first is not None and not (self._suspects_leaving and first is self._suspect)
 
     def _start(self, held: Held) -> None:
         if held.lost():
@@ -392,9 +417,22 @@ class Engine:
             return  # given back at the end of the grace; this is the late result of a thread that could not be stopped
         self._note_run_time(self._clock.monotonic() - held.started_at)
         self._finish(held, outcome)
-        self._start_more()
-        self._poll_more()
-        self._end_burst()
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        """Start, poll and end what may be, once for all that happens in this turn of the loop."""
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        try:
+            self._start_more()
+            self._poll_more()
+            self._end_burst()
+        except Exception as error:
+            self._fail(error)
 
     def _lease_lost(self, held: Held) -> None:
         # A process that was stopped and goes on finishes its late runs soon; what has not ended a lease later is stuck.
@@ -470,7 +508,10 @@ class Engine:
         if holds_slot and not copies:
             # The work is done; its ack may linger. A slot kept until then would make a linger cost throughput.
             self._slots_used -= 1
-        held.then = self._then(held, frees_slot=holds_slot and copies)
+        frees_slot = holds_slot and copies
+        # A plain ack changes nothing for anybody else: its slot is free already.
+        if frees_slot or held is self._suspect or held.heads_lane or self._burst:
+            held.then = self._then(held, frees_slot=frees_slot)
         self._source_of[held.station].settler.settle(held, settlement, envelope)
 
     def _then(self, held: Held, *, frees_slot: bool) -> Callable[[bool], None]:
@@ -481,9 +522,7 @@ class Engine:
                 self._suspect = None
             if held.heads_lane:
                 self._next_in_lane(held, confirmed=confirmed)
-            self._start_more()
-            self._poll_more()
-            self._end_burst()
+            self._look_soon()
 
         return then
 
@@ -502,7 +541,7 @@ class Engine:
         self._buffer_first(following)
 
     def _buffer_first(self, held: Held) -> None:
-        self._source_of[held.station].buffer.appendleft(held)
+        self._source_of[held.station].buffer.put(held, first=True)
 
     def _close_lane(self, held: Held) -> None:
         """The key's turn is over: what waits behind goes back unrun, to come again in order."""
@@ -541,16 +580,7 @@ class Engine:
         for task in list(self._poll_tasks):
             task.cancel()
         await asyncio.gather(*self._poll_tasks, *(pump.stop() for pump in self._pumps), return_exceptions=True)
-        for lane in self._lanes.values():
-            while lane:
-                self._finish(lane.pop(), NotRun())
-        for source in self._sources:
-            source.settler.hurry()
-        for line in (*(source.buffer for source in self._sources), *self._capped.values()):
-            while line:
-                held = line.pop()
-                self._close_lane(held)
-                self._finish(held, NotRun())
+        self._give_all_back()
         await self._until_none_runs(self._grace)
         if self._running:
             self._runner.cancel_all()
@@ -562,6 +592,24 @@ class Engine:
                 await asyncio.gather(*(source.settler.join() for source in self._sources))
         except TimeoutError:
             self._emit(Name.SETTLE_UNKNOWN, reason=f"not everything was confirmed {_FLUSH:g} s after the last task ended")
+
+    def _give_all_back(self) -> None:
+        """Return everything that has not started."""
+        for lane in self._lanes.values():
+            while lane:
+                self._finish(lane.pop(), NotRun())
+        for source in self._sources:
+            source.settler.hurry()
+        for source in self._sources:
+            while source.buffer:
+                self._give_back_unrun(source.buffer.take(last=True))
+        for line in self._capped.values():
+            while line:
+                self._give_back_unrun(line.pop())
+
+    def _give_back_unrun(self, held: Held) -> None:
+        self._close_lane(held)
+        self._finish(held, NotRun())
 
     async def _until_none_runs(self, patience: float) -> None:
         deadline = self._clock.monotonic() + patience
@@ -627,8 +675,8 @@ def _needs_copy(held: Held, settlement: Settlement) -> bool:
 
 def _by_turn(sources: Sequence[_Source]) -> _Source | None:
     """Smooth weighted turns: each gains its weight, the one with the most is chosen and pays for all."""
-    if not sources:
-        return None
+    if len(sources) < 2:
+        return sources[0] if sources else None
     for source in sources:
         source.turn += source.weight
     chosen = max(sources, key=lambda source: source.turn)

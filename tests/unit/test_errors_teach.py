@@ -283,6 +283,11 @@ def a_provider_that_is_misspelt():
 
 
 @case
+def a_provider_whose_adapter_is_not_here_yet():
+    shop("sqs://eu-west-1")[1].enqueue(42)
+
+
+@case
 def a_password_in_a_url():
     shop("sqlite://user:secret@host")[1].enqueue(42)
 
