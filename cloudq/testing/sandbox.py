@@ -71,7 +71,7 @@ def sandbox(
     """Put an application in a box for the length of a block: its queues are empty, in memory, and gone at the end.
 
     Nothing runs until the box is told to; with `inline`, every enqueue runs its task (and what that enqueues) before it
-    returns, and raises what the task raises. `like` names a provider, as in `memory://?as=sqs`: its limits then hold.
+    returns, and raises what the task raises. `like` names a provider, as in `memory://?as=<provider>`: its limits then hold.
     """
     box = Sandbox(app, clock or ManualClock(), inline=inline)
     url = f"memory://sandbox-{next(_numbers)}" + (f"?as={like}" if like else "")
