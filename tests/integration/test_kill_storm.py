@@ -77,8 +77,8 @@ def _open(directory):
 
 def _holder(directory, draw):
     _, running = _open(directory)
-    alive = [pid for pid, runs in sorted(running.items()) if runs and alive(pid)]
-    return draw.choice(alive) if alive else None
+    living = [pid for pid, runs in sorted(running.items()) if runs and alive(pid)]
+    return draw.choice(living) if living else None
 
 
 def _kill(pid, directory, ledger, now):
