@@ -27,6 +27,8 @@ from cloudq.worker.held import Held
 ISOLATED_START = 60.0
 #: How often a waiting thread looks whether the lease is lost, in seconds.
 _LOOK = 0.5
+#: How long a process may take to end by itself, in seconds.
+_LAST_WORDS = 2.0
 #: What a child is told in the middle of a run whose lease is lost.
 LOST = b"lost"
 
@@ -81,9 +83,16 @@ class _Child:
         self._process.kill()
 
     def close(self) -> int:
-        """Wait for its end, which comes at the latest when its socket is gone. Returns how it ended, as Popen does."""
+        """Wait for its end, which comes when its socket is gone. Returns how it ended, as Popen does.
+
+        One that does not notice, because its code holds the interpreter's lock, is killed.
+        """
         self._connection.close()
-        return self._process.wait()
+        try:
+            return self._process.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 class Isolation:

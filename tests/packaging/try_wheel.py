@@ -6,6 +6,7 @@ python tests/packaging/try_wheel.py
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,22 @@ def _complete(env, package, cwd):
         sys.exit(f"pyright --verifytypes {package}\n{done.stdout}{done.stderr}")
 
 
+def _newcomer(work):
+    """Run a newcomer's program, with nothing but the wheel and the pytest of his own tests."""
+    from importlib.metadata import version
+
+    run(work / "env/bin/python", "-m", "pip", "install", "--quiet", f"pytest=={version('pytest')}", cwd=work)
+    place = work / "newcomer"
+    shutil.copytree(ROOT / "tests/newcomer", place)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLOUDQ_", "PYTHON"))}
+    done = subprocess.run(
+        ["sh", "run.sh"], cwd=place, env={**kept, "PATH": f"{work}/env/bin:{kept['PATH']}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"tests/newcomer/run.sh\n{done.stdout}{done.stderr}")
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -67,9 +84,10 @@ def main():
         run(python, "hello.py", cwd=there)
         out = run(work / "env/bin/cloudq", "worker", "hello:app", "--burst", cwd=there)
         assert out == "hello, wheel\n", out
+        _newcomer(work)
         for package in PACKAGES:
             _complete(work / "env", package, there)
-        print(f"{wheel.name}: built from the sdist, installed alone, a task enqueued and run, its types complete")
+        print(f"{wheel.name}: built from the sdist and used alone; a newcomer's first hour; types complete")
 
 
 if __name__ == "__main__":
