@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def _reload(grace: float) -> None:
         import watchfiles
     except ModuleNotFoundError as error:
         raise ConfigError("--reload needs watchfiles: pip install 'cloudq-tasks[reload]'") from error
+    # A shell that starts a job in the background has it ignore Ctrl-C: a signal that is sent on purpose must end it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = shlex.join([sys.executable, "-m", "cloudq", *(text for text in sys.argv[1:] if text != "--reload")])
     watchfiles.run_process(
         Path.cwd(),

@@ -174,6 +174,15 @@ def say() -> None:
 """
 
 
+@pytest.fixture
+def in_the_background():
+    """As a shell starts a job with `&`: it ignores Ctrl-C, which must not make it deaf to a signal that is meant for it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_background")
 def test_reload_runs_the_new_code_after_a_change(project):
     (project / "fresh.py").write_text(RELOADED)
     said = project / "said"
