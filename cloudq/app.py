@@ -40,6 +40,7 @@ from cloudq.errors import (
 )
 from cloudq.events import Event, Events, Name, Sink
 from cloudq.middleware import Middleware
+from cloudq.middleware import check as check_middleware
 from cloudq.opening import open_driver, refuse_impossible
 from cloudq.portal import Portal
 from cloudq.retry import Backoff
@@ -111,7 +112,9 @@ class CloudQ:
         self.draw: random.Random = draw or random.Random()
         self._ids_drawn = draw is not None
         self.events: Events = Events(list(sinks))
-        self.middlewares: list[Middleware] = list(middleware)
+        self.middlewares: list[Middleware] = []
+        for each in middleware:
+            self.middleware(each)
         self.declared: Declared = Declared()
         self._portal = Portal()
         self._connections: dict[str, _Connection] = {}
@@ -205,6 +208,7 @@ class CloudQ:
 
     def middleware(self, middleware: M) -> M:
         """Add a middleware inside of those that there are: `@app.middleware` above `@contextmanager`."""
+        check_middleware(middleware)
         self.middlewares.append(middleware)
         return middleware
 

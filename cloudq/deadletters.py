@@ -37,13 +37,13 @@ def write(bury: Bury, delivery: Delivery, limits: Limits, *, now: float, task: s
     """Return the record as JSON, cut to the room that there is; empty where there is none."""
     record = Record(
         kind=bury.kind.value,
-        reason=_writable(bury.reason),
+        reason=writable(bury.reason),
         at=round(now, 3),
         queue=delivery.queue.logical,
         task=task,
         task_id=task_id,
         attempts=attempts,
-        trace=_writable(bury.trace),
+        trace=writable(bury.trace),
     )
     # A foreign message may fill its provider's limit: then the bytes matter more than the story.
     taken = len(delivery.body) + sum(len(k.encode()) + len(v.encode()) for k, v in delivery.attributes.items())
@@ -63,7 +63,7 @@ def read(delivery: Delivery) -> Record:
     )
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """Return text that UTF-8 can hold: a file name in an error may contain what it cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -101,6 +101,11 @@ class Execution:
         assert task is not None
         return Job(task, envelope, delivery, verdict.attempt, *arguments)
 
+    def cap_of(self, task: str) -> int | None:
+        """Return how many of a task may run at once, None for any number."""
+        declared = self._declared.get(task)
+        return None if declared is None else declared.max_concurrency
+
     def reopen(self, task: Task[Any, Any], body: bytes, attempt: int) -> Job:
         """Read a message that was admitted elsewhere, for a run in another process."""
         envelope = decode(body)
@@ -153,9 +158,9 @@ class Execution:
                         result = await job.call(context)
                 else:
                     result = await job.call(context)
-        except asyncio.CancelledError:
-            return NotRun(started=True)
         except BaseException as raised:
+            if _cancelled_from_outside(raised):
+                return NotRun(started=True)
             error = raised
         timed_out = isinstance(error, TimeoutError) and limit.expired()
         outcome = (
@@ -169,9 +174,9 @@ class Execution:
                 called = hook(context, result if error is None else error)
                 if inspect.isawaitable(called):
                     await called
-            except asyncio.CancelledError:
-                return NotRun(started=True)
             except BaseException as failed:
+                if _cancelled_from_outside(failed):
+                    return NotRun(started=True)
                 self.hook_failed(job, said(failed), _trace_of(failed))
         return outcome
 
@@ -222,6 +227,12 @@ class Execution:
     def hook_failed(self, job: Job, error: str, trace: str = "") -> None:
         """Report that a hook raised. It has no say in what becomes of the task."""
         self.report(Name.HOOK_FAILED, job, error=error, trace=trace)
+
+
+def _cancelled_from_outside(error: BaseException) -> bool:
+    """Tell a worker that ends from code that cancels itself, or awaits what was: that is a failure like any other."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def _awaited(called: Awaitable[Any]) -> None:

@@ -17,6 +17,7 @@ twice, for `def` and for `async def`, and a forgotten `await` in it would ack wo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -29,6 +30,7 @@ from contextlib import (
 from typing import Any
 
 from cloudq.context import Context
+from cloudq.errors import ConfigError
 
 Middleware = Callable[[Context], AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
 
@@ -40,7 +42,7 @@ def around(middleware: Sequence[Middleware], context: Context) -> Generator[None
         for each in middleware:
             manager = each(context)
             if not isinstance(manager, AbstractContextManager):
-                raise TypeError(f"the middleware {each!r} is asynchronous, and {context.task} is a `def` task")
+                raise TypeError(_unfit(each, manager, context))
             stack.enter_context(manager)
         yield
 
@@ -53,6 +55,25 @@ async def around_async(middleware: Sequence[Middleware], context: Context) -> As
             manager = each(context)
             if isinstance(manager, AbstractAsyncContextManager):
                 await stack.enter_async_context(manager)
-            else:
+            elif isinstance(manager, AbstractContextManager):  # pyright: ignore[reportUnnecessaryIsInstance]  not everybody checks
                 stack.enter_context(manager)
+            else:
+                raise TypeError(_unfit(each, manager, context))
         yield
+
+
+def check(middleware: Middleware) -> None:
+    """Raise ConfigError for a function that was meant to become a context manager."""
+    if inspect.isgeneratorfunction(middleware) or inspect.isasyncgenfunction(middleware):
+        kind = "contextmanager" if inspect.isgeneratorfunction(middleware) else "asynccontextmanager"
+        raise ConfigError(
+            f"the middleware {middleware.__name__} is a bare generator: write @{kind} (from contextlib) between "
+            f"@app.middleware and its `def`."
+        )
+
+
+def _unfit(middleware: Middleware, manager: object, context: Context) -> str:
+    name = getattr(middleware, "__name__", type(middleware).__name__)
+    if isinstance(manager, AbstractAsyncContextManager):
+        return f"the middleware {name} is asynchronous, and {context.task} is a `def` task: give it a synchronous one"
+    return f"the middleware {name} returned {type(manager).__name__}, which is no context manager"

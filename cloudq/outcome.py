@@ -42,6 +42,7 @@ class Retry(Exception):
 
     def __init__(self, after: Duration | None = None, reason: str = "the task asked for a retry") -> None:
         """`after` as in "90s", a timedelta or seconds."""
+        reason = str(reason)
         super().__init__(reason)
         self.after: float | None = None if after is None else seconds(after, "after")
         self.reason = reason
@@ -52,6 +53,7 @@ class Reject(Exception):
 
     def __init__(self, reason: str) -> None:
         """The reason is what the operator reads."""
+        reason = str(reason)  # an exception is handed over as often as its text
         super().__init__(reason)
         self.reason = reason
 
@@ -82,9 +84,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class NotRun:
-    """The task was not started, or given up in the middle at the end of a shutdown's grace: `started` tells which."""
+    """The task was not started, or given up in the middle at the end of a shutdown's grace: `started` tells which.
+
+    It is offered again after `delay` seconds.
+    """
 
     started: bool = False
+    delay: float = 0.0
 
 
 Outcome = Succeeded | Failed | Rejected | NotRun
@@ -208,7 +214,7 @@ def decide(
         case Succeeded():
             return Ack()
         case NotRun():
-            return GiveBack(0.0, counted=outcome.started)
+            return GiveBack(min(outcome.delay, limits.release_delay), counted=outcome.started)
         case Failed() | Rejected():
             given_up = gives_up(outcome, envelope, attempt, policy, now)
             if given_up is not None:

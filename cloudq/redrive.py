@@ -8,6 +8,7 @@ until the end of the walk and then given back, because where a provider cannot l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from cloudq.clock import Clock
 from cloudq.deadletters import Letter, Wanted, open_letter
 from cloudq.driver import RECORD, Delivery, Driver, Outgoing, Part, Queue, Release, Settled
 from cloudq.envelope import anew
-from cloudq.errors import DriverError
+from cloudq.errors import DriverError, OutcomeUnknown
 from cloudq.sending import Sender
 
 #: A receive of the dead part that finds nothing for so many seconds has found its end.
@@ -27,7 +28,7 @@ _END = 1.0
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the letters. `doubtful` were sent back and perhaps not removed: they may run, and still be dead too."""
+    """What became of the letters. `doubtful` may have been sent back and are perhaps still dead too; `failed` surely stayed."""
 
     done: int = 0
     failed: int = 0
@@ -70,9 +71,9 @@ async def redrive(
             envelope, delivery = letter.envelope, letter.delivery
             attributes = {name: value for name, value in delivery.attributes.items() if name != RECORD}
             if envelope is None:
-                await sender.send(
-                    mains["normal"], Outgoing(delivery.body, delivery.message_id, 0.0, delivery.group, attributes)
-                )
+                # Another id: within a dedup window, a copy under the old one would be dropped, and confirmed.
+                another = f"{delivery.message_id[:90]}:{app.new_id()[:8]}"
+                await sender.send(mains["normal"], Outgoing(delivery.body, another, 0.0, delivery.group, attributes))
                 return
             generation = envelope.generation + 1
             body = anew(delivery.body, generation=generation, now=round(app.clock.time(), 3))
@@ -132,13 +133,25 @@ class _Walk:
                 self._held += [letter.delivery for letter in letters if id(letter.delivery) not in chosen]
                 await self._take(meant)
                 await self._keep()
-                if self._rate is not None:
-                    await asyncio.sleep(len(meant) / self._rate)
+                await self._pace(len(meant))
         finally:
-            self._tally.kept = len(self._held)
-            for part in cut(self._held, self._driver.limits.settle_count):
-                await self._driver.release(self._dead, [Release(delivery, counted=False) for delivery in part])
+            await self._give_back()
         return self._tally
+
+    async def _pace(self, done: int) -> None:
+        """Wait as the rate asks, in pieces in which no lease runs out."""
+        rest = done / self._rate if self._rate is not None else 0.0
+        while rest > 0:
+            piece = min(rest, self._dead.lease / 4)
+            await asyncio.sleep(piece)
+            rest -= piece
+            await self._keep()
+
+    async def _give_back(self) -> None:
+        self._tally.kept = len(self._held) - self._tally.failed
+        for part in cut(self._held, self._driver.limits.settle_count):
+            with contextlib.suppress(DriverError):  # its lease brings it back
+                await self._driver.release(self._dead, [Release(delivery, counted=False) for delivery in part])
 
     async def _take(self, letters: Sequence[Letter]) -> None:
         results = await asyncio.gather(*(self._act(letter) for letter in letters), return_exceptions=True)
@@ -147,21 +160,34 @@ class _Walk:
             if result is None:
                 acted.append(letter.delivery)
             elif isinstance(result, DriverError):
-                self._tally.failed += 1
-                self._tally.error = self._tally.error or str(result)
+                # Without an answer the copy may be there; either way the letter stays.
+                doubtful = isinstance(result, OutcomeUnknown)
+                self._count(result, doubtful=int(doubtful), failed=int(not doubtful))
                 self._held.append(letter.delivery)
             else:
                 raise result
         for part in cut(acted, self._driver.limits.settle_count):
-            answers = await self._driver.ack(self._dead, part)
+            try:
+                answers = await self._driver.ack(self._dead, part)
+            except DriverError as error:
+                self._count(error, doubtful=len(part))
+                continue
             self._tally.done += sum(answer is Settled.OK for answer in answers)
             self._tally.doubtful += sum(answer is not Settled.OK for answer in answers)
         self._progress(self._tally)
+
+    def _count(self, error: DriverError, *, doubtful: int = 0, failed: int = 0) -> None:
+        self._tally.doubtful += doubtful
+        self._tally.failed += failed
+        self._tally.error = self._tally.error or str(error)
 
     async def _keep(self) -> None:
         """Keep the leases of what is held, so that it is not received again."""
         if self._clock.monotonic() - self._extended_at < self._dead.lease / 2:
             return
         self._extended_at = self._clock.monotonic()
+        kept: list[Delivery] = []
         for part in cut(self._held, self._driver.limits.settle_count):
-            await self._driver.extend(self._dead, part, self._dead.lease)
+            answers = await self._driver.extend(self._dead, part, self._dead.lease)
+            kept += [delivery for delivery, answer in zip(part, answers, strict=True) if answer is not Settled.LOST]
+        self._held = kept

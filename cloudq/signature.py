@@ -92,9 +92,10 @@ class Signature:
         except TypeError as error:
             meant = [name for name in kwargs if name in _OPTIONS and name not in self._bindable.parameters]
             unknown = [name for name in kwargs if name not in self._bindable.parameters]
-            hint = f" For this one enqueue write .options({meant[0]}=...)." if meant else ""
             if unknown and not meant:
-                hint = nearest(unknown[0], self._bindable.parameters)
+                close = nearest(unknown[0], self._bindable.parameters)
+                raise ArgumentsError(f"{self._shown}: there is no argument {unknown[0]!r}.{close}") from error
+            hint = f" For this one enqueue write .options({meant[0]}=...)." if meant else ""
             raise ArgumentsError(f"{self._shown}: {error}.{hint}") from error
         try:
             data = self._encoder.encode(bound)

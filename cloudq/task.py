@@ -170,6 +170,11 @@ class Task(Enqueueable[P], Generic[P, R]):
         # Through ordinary decorators: what they wrap is what runs.
         self.is_async: bool = inspect.iscoroutinefunction(inspect.unwrap(function))
         for hook in (on_success, on_failure):
+            if hook is not None and not _takes_two(hook):
+                raise ConfigError(
+                    f"the task {name} has a hook that does not take two arguments. on_success gets (ctx, result), on_failure "
+                    f"(ctx, error)."
+                )
             if hook is not None and inspect.iscoroutinefunction(hook) and not self.is_async:
                 raise ConfigError(
                     f"the task {name} is a `def` and its hook {hook.__name__} an `async def`: nothing would run it."
@@ -252,6 +257,16 @@ def _known(priority: PriorityName) -> PriorityName:
     if priority not in PRIORITIES:
         raise ConfigError(f"there is no priority {priority!r}.{nearest(str(priority), PRIORITIES)}")
     return priority
+
+
+def _takes_two(hook: Hook) -> bool:
+    try:
+        inspect.signature(hook).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # built in, and does not tell
+        return True
+    return True
 
 
 def _where(function: Callable[..., Any]) -> str:

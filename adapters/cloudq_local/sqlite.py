@@ -62,8 +62,7 @@ class SQLiteDriver:
         self._operations: queues.SimpleQueue[_Operation | None] = queues.SimpleQueue()
         #: Held while the connection is in use, and across a fork, so that none is open in the moment of it.
         self._in_use = threading.Lock()
-        self._connection = connect(path)
-        self._store = Store(self._connection, clock)
+        self._open()
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._bell: socket.socket | None = None
         self._background: set[asyncio.Future[Any]] = set()
@@ -166,8 +165,7 @@ class SQLiteDriver:
     def open_after_fork(self) -> None:
         """In the parent: go on."""
         try:
-            self._connection = connect(self._path)
-            self._store = Store(self._connection, self._clock)
+            self._open()
         finally:
             self._in_use.release()
 
@@ -277,6 +275,7 @@ class SQLiteDriver:
                     group.append(operation)
             try:
                 with self._in_use:
+                    self._follow_file()
                     self._transact(group)
             except Exception as error:
                 with contextlib.suppress(sqlite3.Error):
@@ -287,6 +286,21 @@ class SQLiteDriver:
             self._answer(group)
             if last:
                 return
+
+    def _open(self) -> None:
+        self._connection = connect(self._path)
+        self._store = Store(self._connection, self._clock)
+        self._identity = _identity(self._path)
+
+    def _follow_file(self) -> None:
+        """Open the file anew where it was removed or replaced: what is written to a removed one is gone with it."""
+        if _identity(self._path) == self._identity:
+            return
+        self._connection.close()
+        self._open()
+        bell = self._bell
+        if bell is not None:
+            self._store.listen(bell.getsockname()[1])
 
     def _transact(self, group: list[_Operation]) -> None:
         db, writing = self._connection, False
@@ -410,6 +424,14 @@ def _translate(error: sqlite3.Error, path: Path) -> DriverError:
         translated = Refused(f"{path}: {error}")
     translated.__cause__ = error
     return translated
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def open_sqlite(place: str, options: Mapping[str, str], clock: Clock) -> SQLiteDriver:

@@ -90,5 +90,5 @@ def _explain_cost(facts: Facts, delays: tuple[str, ...]) -> None:
     for text in delays:
         delay = seconds(text, "--delay")
         count = hops(delay, facts)
-        how = "native" if count == 0 else f"{facts.rule('delay', 'beyond').how.value}: hidden {count} times, then forwarded"
+        how = "native" if count == 0 else f"{facts.rule('delay', 'beyond').how.value}: hidden {count} time(s), then forwarded"
         click.echo(f"a delay of {text}: {how}")

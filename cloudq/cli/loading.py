@@ -19,9 +19,8 @@ def load(where: str) -> CloudQ:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     if name.endswith(".py"):
-        raise ConfigError(
-            f"{where!r} is a file. APP is written module:attribute: {name.removesuffix('.py')}:{attribute or 'app'}."
-        )
+        dotted = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise ConfigError(f"{where!r} is a file. APP is written module:attribute: {dotted}:{attribute or 'app'}.")
     try:
         module = importlib.import_module(name)
     except Exception as error:

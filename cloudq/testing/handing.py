@@ -20,7 +20,7 @@ class HandingRunner:
     def __init__(self) -> None:
         """Nothing to run yet."""
         self.execution: Execution | None = None
-        #: What the last run raised, by the innermost middleware.
+        #: What the last run raised.
         self.raised: BaseException | None = None
         self._jobs: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -28,6 +28,7 @@ class HandingRunner:
         self._error: BaseException | None = None
         self._at_hand: Held | None = None
         self._over = False
+        self._broken_off = False
         #: Makes the engine end early.
         self.drain: Callable[[], None] = lambda: None
 
@@ -43,8 +44,15 @@ class HandingRunner:
         self._loop, self._done = asyncio.get_running_loop(), done
 
     def submit(self, held: Held) -> None:
-        """Offer it."""
-        self._jobs.put(held)
+        """Offer it; when nobody asks any more, give it back."""
+        if self._broken_off:
+            asyncio.get_running_loop().call_soon(self._tell, held)
+        else:
+            self._jobs.put(held)
+
+    def _tell(self, held: Held) -> None:
+        assert self._done is not None
+        self._done(held, NotRun())
 
     def cancel_all(self) -> None:
         """Nothing runs here."""
@@ -82,14 +90,23 @@ class HandingRunner:
 
     def break_off(self) -> None:
         """Have the engine end, if it has not: the test was interrupted in the middle of a job."""
-        if not self._over and self._loop is not None:
-            self._loop.call_soon_threadsafe(self.drain)
-            if self._at_hand is not None:
-                self.ended(self._at_hand, NotRun(started=True))
+        if self._over or self._loop is None:
+            return
+        self._broken_off = True
+        self._loop.call_soon_threadsafe(self.drain)
+        if self._at_hand is not None:
+            self.ended(self._at_hand, NotRun(started=True))
+        while True:
+            try:
+                held = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if held is not None:
+                self._loop.call_soon_threadsafe(self._tell, held)
 
     @contextmanager
     def watch(self, _context: Context) -> Generator[None]:
-        """See what a task raises, before anything translates it."""
+        """See what comes of a run, after everything that translates it."""
         try:
             yield
         except BaseException as error:

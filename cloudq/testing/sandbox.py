@@ -17,7 +17,7 @@ from cloudq.config import PriorityName
 from cloudq.deadletters import look, open_letter
 from cloudq.driver import Part
 from cloudq.execution import Execution, Job
-from cloudq.outcome import Outcome, Reject, Retry
+from cloudq.outcome import Failed, Outcome, Reject, Retry
 from cloudq.task import Message, Receipt, Task
 from cloudq.testing.clock import ManualClock
 from cloudq.testing.handing import HandingRunner
@@ -45,7 +45,7 @@ class Enqueued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """One run. `error` is what the task raised, None where it returned."""
+    """One run. `error` is what came of it, middleware included; None where the task returned."""
 
     task: str
     task_id: str
@@ -143,6 +143,9 @@ class Sandbox:
                     if job.task.is_async
                     else execution.run_sync(job, held.told_lost)
                 )
+                me = asyncio.current_task()
+                if me is not None and me.cancelling():
+                    raise asyncio.CancelledError  # the run has eaten what was meant for the test
                 ran.append(_noted(runner, held, job, outcome))
         return _checked(ran, errors=errors)
 
@@ -233,9 +236,14 @@ def _at_hand(runner: HandingRunner, held: Held) -> tuple[Execution, Job]:
 
 
 def _noted(runner: HandingRunner, held: Held, job: Job, outcome: Outcome) -> Ran:
-    run = Ran(task=job.task.name, task_id=job.envelope.id, attempt=job.attempt, error=runner.raised)
+    error = runner.raised
+    if isinstance(outcome, Failed) and (error is None or isinstance(error, asyncio.CancelledError)):
+        # Cancelled at its timeout: what the task saw is no error that a test could read.
+        error = TimeoutError(outcome.error)
     runner.ended(held, outcome)
-    return run
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return Ran(task=job.task.name, task_id=job.envelope.id, attempt=job.attempt, error=error)
 
 
 def _checked(ran: list[Ran], *, errors: bool) -> list[Ran]:

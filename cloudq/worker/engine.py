@@ -199,6 +199,7 @@ class Engine:
                 self._failure.result()
             await self._or_failure(self._wind_down())
         finally:
+            self._draining.set()  # nothing is polled or started from here on, whatever timer still fires
             self._runner.stop()
             owned = [*background, drain, *self._poll_tasks, *self._work]
             for task in owned:
@@ -303,7 +304,7 @@ class Engine:
 
     def _resume(self, source: _Source) -> None:
         source.paused = False
-        self._poll_more()
+        self._look_soon()
 
     def _take(self, source: _Source, delivery: Delivery, refused: set[tuple[str, str] | None]) -> None:
         now = self._clock.monotonic()
@@ -363,11 +364,21 @@ class Engine:
     # Running ----------------------------------------------------------------------------------------------------------
 
     def _start_more(self) -> None:
+        self._start_capped()
         while self._slots_used < self._concurrency and not self._draining.is_set():
             source = _by_turn([source for source in self._sources if self._has_work(source)])
             if source is None:
                 return
             self._start(source.buffer.take())
+
+    def _start_capped(self) -> None:
+        """Start what waited for its task's cap, where that has room again."""
+        for name, line in self._capped.items():
+            while line and self._slots_used < self._concurrency and not self._draining.is_set():
+                most = self._execution.cap_of(name)
+                if most is not None and self._running_of[name] >= most:
+                    break
+                self._start(line.popleft())
 
     def _has_work(self, source: _Source) -> bool:
         # A suspect waits until others of its kind are surely gone from here: it may be the one that ends the process.
@@ -391,7 +402,7 @@ class Engine:
         most = opened.task.max_concurrency
         if most is not None:
             if self._running_of[opened.task.name] >= most:
-                self._capped[opened.task.name].append(held)
+                self._wait_for_cap(held, opened.task.name)
                 return
             self._running_of[opened.task.name] += 1
         held.job = opened
@@ -404,6 +415,15 @@ class Engine:
         self._slots_used += 1
         self._running[held] = None
         self._runner.submit(held)
+
+    def _wait_for_cap(self, held: Held, task: str) -> None:
+        if held is self._suspect:
+            # On its last chance it does not wait here: it could be taken down without having run.
+            self._suspect = None
+            self._close_lane(held)
+            self._give_turn(held)
+            return
+        self._capped[task].append(held)
 
     def _ended(self, held: Held, outcome: Outcome) -> None:
         """A task ended. Called by the runner, on this loop, which only logs what is raised here."""
@@ -462,17 +482,11 @@ class Engine:
         if not self._running:
             self._idle.set()
         if job.task.max_concurrency is not None:
-            self._uncap(job.task.name)
+            self._running_of[job.task.name] -= 1
         settlement = self._execution.close(job, outcome, held.station.limits)
         if not held.lost():
             self._report_outcome(job, outcome, settlement, self._clock.monotonic() - held.started_at)
         self._settle(held, settlement, job.envelope, holds_slot=True)
-
-    def _uncap(self, task: str) -> None:
-        """One of a capped task has ended: the next may start."""
-        self._running_of[task] -= 1
-        if self._capped[task] and not self._draining.is_set():
-            self._buffer_first(self._capped[task].popleft())
 
     def _report_outcome(self, job: Job, outcome: Outcome, settlement: Settlement, took: float) -> None:
         match outcome:

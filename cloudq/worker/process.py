@@ -23,6 +23,7 @@ from cloudq.execution import Execution
 from cloudq.middleware import Middleware
 from cloudq.opening import open_driver, refuse_impossible
 from cloudq.sending import Sender
+from cloudq.task import Task
 from cloudq.worker.engine import Engine
 from cloudq.worker.held import Station
 from cloudq.worker.runners import Runner, ThreadRunner
@@ -63,6 +64,8 @@ def plan(
             raise ConfigError(f"no task is declared on the queue {queue!r}.{nearest(queue, known)}")
     for task in app.declared.as_mapping().values():
         task.signature.prepare()
+        if task.isolate:
+            _importable(task)
     mapping.refuse_findings(app, queues or known)
     settings = app.settings.worker
     return Plan(
@@ -72,6 +75,17 @@ def plan(
         burst=burst,
         pump=pump_only or os.environ.get(WORKER_INDEX, "0") == "0",
     )
+
+
+def _importable(task: Task[Any, Any]) -> None:
+    """Raise ConfigError for an isolated task that its own process could not find."""
+    name = task.function.__module__
+    found = vars(sys.modules.get(name, sys)).values()
+    if name == "__main__" or not any(value is task for value in found):
+        raise ConfigError(
+            f"the task {task.name} has isolate=True, and a process of its own could not import it as a variable of the module "
+            f"{name}. Declare it at the level of a module that is imported, not run, and leave it its name there."
+        )
 
 
 def serve(app: CloudQ, work: Plan) -> None:
@@ -108,12 +122,12 @@ async def engine_of(
     app: CloudQ,
     work: Plan,
     runner: Callable[[Execution], Runner] | None = None,
-    innermost: Sequence[Middleware] = (),
+    outermost: Sequence[Middleware] = (),
 ) -> AsyncGenerator[Engine]:
-    """Have an engine with connections of its own, not yet running. `runner` and `innermost` middleware are for test kits."""
+    """Have an engine with connections of its own, not yet running. `runner` and `outermost` middleware are for test kits."""
     async with _stations(app, work.queues) as stations:
         grace = seconds(app.settings.worker.unknown_grace)
-        middleware = [*app.middlewares, *innermost]
+        middleware = [*outermost, *app.middlewares]
         execution = Execution(app.declared, app.clock, app.events, app.draw, grace, middleware)
         yield Engine(
             stations,

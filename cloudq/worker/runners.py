@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cloudq.clock import Clock
 from cloudq.execution import Execution
-from cloudq.outcome import Failed, NotRun, Outcome
+from cloudq.outcome import Failed, Outcome
 from cloudq.worker.held import Held
 from cloudq.worker.isolation import Isolation
 
@@ -161,7 +161,6 @@ class _AsyncThread:
         self._arrived: deque[Held] = deque()
         self._lock = threading.Lock()
         self._woken = False
-        self._cancelled = False
 
     def start(self, completions: _Completions, broke: Callable[[BaseException], None]) -> None:
         self._completions = completions
@@ -209,14 +208,10 @@ class _AsyncThread:
         outcome: Outcome = Failed("its run was broken off")
         try:
             outcome = await self._execution.run_async(held.job, held.told_lost)
-            if isinstance(outcome, NotRun) and not self._cancelled:
-                # Nobody here cancelled it: it is the task's own doing, and must count, or it would come back for ever.
-                outcome = Failed("CancelledError: the task was cancelled by its own code")
         finally:
             del self._tasks[held]
             self._completions.put(held, outcome)
 
     def _cancel(self) -> None:
-        self._cancelled = True
         for task in list(self._tasks.values()):
             task.cancel()

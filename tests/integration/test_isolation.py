@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 
@@ -78,6 +79,53 @@ def long(ctx: Context) -> None:
     write(f"long {os.getpid()}")
     time.sleep(60)
 
+@app.task(isolate=True)
+def leaves_a_bomb() -> None:
+    import threading
+    threading.Timer(0.3, os._exit, [7]).start()
+    write(f"bomb {os.getpid()}")
+
+@app.task(isolate=True, retry=once, on_failure=failed)
+def after_the_bomb() -> None:
+    write("after the bomb")
+
+@app.task(isolate=True, retry=once)
+def real_time_signal() -> None:
+    os.kill(os.getpid(), 40)
+
+@app.task(isolate=True, retry=once, timeout=None)
+def forks() -> None:
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(isolate=True)
+def rejects_bytes() -> None:
+    raise Reject("bad file " + os.fsdecode(bytes([255])))
+
+@app.task(isolate=True)
+def stops_another() -> None:
+    import subprocess
+    other = subprocess.Popen(["sleep", "30"])
+    other.terminate()
+    write(f"stopped {other.wait(10)}")
+
+def broken(ctx, result):
+    raise RuntimeError("the hook broke")
+
+@app.task(isolate=True, on_success=broken)
+def hooked() -> None:
+    write("hooked")
+
+@app.task(isolate=True, timeout=None)
+def outlives(ctx: Context) -> None:
+    write(f"outlives {ctx.attempt}")
+    end = time.monotonic() + 15
+    while not ctx.lease_lost and time.monotonic() < end:
+        time.sleep(0.05)
+    write(f"told {ctx.lease_lost}")
+
 @app.task
 def beside() -> None:
     write(f"beside {os.getpid()}")
@@ -150,6 +198,44 @@ def test_a_crash_is_a_failed_run_and_the_worker_goes_on(project):
     assert lines(project, "leaving") == ["leaving 1", "leaving 2"]
     assert "SIGSEGV" in lines(project, "failed shop.deadly")[0]
     assert len(lines(project, "where 9 1")) == 1
+
+
+def test_a_process_that_died_between_runs_is_replaced_and_no_run_is_counted(project):
+    run(project, "enqueue", "shop:app", "shop.leaves_a_bomb")
+    with cloudq("worker", "shop:app", "-c", "1", cwd=project, log=project / "log"):
+        until(lambda: lines(project, "leave shop.leaves_a_bomb"), "the first did not run")
+        until(lambda: gone(lines(project, "bomb")[0]), "its process lives on")
+        run(project, "enqueue", "shop:app", "shop.after_the_bomb")
+        until(lambda: lines(project, "after the bomb"), "the second was not run")
+    assert not lines(project, "failed")
+    assert not dead(project)
+
+
+def test_whatever_ends_it_is_told_and_the_worker_goes_on(project):
+    work(project, "shop.real_time_signal", "shop.forks", "shop.rejects_bytes", "shop.where 3", concurrency="2")
+    letters = {letter["task"]: letter for letter in dead(project)}
+    assert "was ended by signal 40" in letters["shop.real_time_signal"]["reason"]
+    assert "was ended by SIGKILL" in letters["shop.forks"]["reason"], "what it forked held the line"
+    assert (letters["shop.rejects_bytes"]["kind"], letters["shop.rejects_bytes"]["reason"]) == ("rejected", "bad file \\udcff")
+    assert lines(project, "where 3 1")
+
+
+def test_signals_of_its_own_and_hooks_work_as_elsewhere(project):
+    log = work(project, "shop.stops_another", "shop.hooked")
+    assert lines(project, "stopped") == ["stopped -15"]
+    assert "has a hook that failed" in log
+    assert "in broken" in log, "its traceback is told"
+    assert not dead(project)
+
+
+def test_it_is_told_when_its_lease_is_lost(project):
+    run(project, "enqueue", "shop:app", "shop.outlives")
+    with cloudq("worker", "shop:app", "-c", "1", cwd=project, log=project / "log"):
+        until(lambda: lines(project, "outlives 1"), "it did not start")
+        with sqlite3.connect(project / "queue.db", timeout=10) as db:
+            db.execute("UPDATE messages SET token = -1, visible_at = visible_at + 3600")  # somebody else has it
+        db.close()
+        until(lambda: lines(project, "told True"), "it was not told")
 
 
 def test_at_the_end_of_the_grace_it_is_killed_and_given_back(project):

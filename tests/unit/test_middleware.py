@@ -234,3 +234,49 @@ def test_options_that_cannot_be_kept_are_refused_where_they_are_written(stage, w
 
         @stage.app.task(**wrong)
         def inner() -> None: ...
+
+
+def test_a_hook_that_is_cancelled_by_its_own_doing_has_no_say_either(stage):
+    async def hook(ctx, result):
+        other = asyncio.ensure_future(asyncio.sleep(9))
+        other.cancel()
+        await other
+
+    @stage.app.task(name="x", on_success=hook, retry=Backoff(max_attempts=1))
+    async def x() -> None: ...
+
+    assert stage.run(x) == (Succeeded(), Ack())
+    assert Name.HOOK_FAILED in [event.name for event in stage.events]
+
+
+def test_a_coroutine_that_cancels_itself_has_failed_and_its_hook_is_called(stage):
+    got = []
+
+    @stage.app.task(name="x", on_failure=lambda ctx, error: got.append(error), retry=Backoff(max_attempts=1))
+    async def x() -> None:
+        raise asyncio.CancelledError
+
+    outcome, settlement = stage.run(x)
+    assert isinstance(outcome, Failed)
+    assert isinstance(settlement, Bury)
+    assert len(got) == 1
+
+
+def test_reject_takes_an_exception_for_its_reason(stage):
+    def rejects(_ctx):
+        raise Reject(ValueError("no"))
+
+    for task in both_kinds(stage, rejects):
+        assert stage.run(task)[0] == Rejected("no")
+
+
+def test_a_bare_generator_is_refused_where_it_is_added(stage):
+    with pytest.raises(ConfigError, match=r"write @contextmanager \(from contextlib\) between"):
+
+        @stage.app.middleware
+        def forgot(ctx):
+            yield
+
+    stage.app.middleware(lambda ctx: None)
+    for task in both_kinds(stage, lambda ctx: None):
+        assert "returned NoneType, which is no context manager" in stage.run(task)[0].error

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cloudq import CloudQ
 from cloudq.cli import main
 from cloudq.deadletters import Wanted, look, open_letter, write
-from cloudq.driver import RECORD, Delivery, Outgoing, Part
+from cloudq.driver import RECORD, Burial, Delivery, Outgoing, Part
 from cloudq.envelope import decode
 from cloudq.errors import Unavailable
 from cloudq.outcome import Bury, Kind
@@ -248,3 +248,73 @@ def test_filters_are_checked(cli):
     assert cli("dlq", "ls", "redriven_shop:app", "--queue", "defualt").exit_code == 2
     assert cli("dlq", "ls", "redriven_shop:app", "--kind", "fialed").exit_code == 2
     assert cli("dlq", "ls", "redriven_shop:app", "--older-than", "soon").exit_code == 2
+
+
+@virtually
+async def test_what_cannot_be_read_is_not_dropped_as_a_duplicate_of_itself(clock):
+    app = CloudQ(f"memory://redrive-{next(numbers)}", queues={"mail": {"dedup": "1h"}}, clock=clock)
+    app.task(queue="mail", name="send")(lambda: None)
+    async with app.driver(app.url_of("mail")) as driver:
+        main_queue, dead_queue = app.address("mail", Part.MAIN), app.address("mail", Part.DEAD)
+        assert not await driver.send(main_queue, [Outgoing(b"\xff", "foreign-1")])
+        (delivery,) = await driver.receive(main_queue, 1, 0.0)
+        await driver.dead_letter(main_queue, dead_queue, [Burial(delivery, "unreadable", "{}")])
+    assert (await redrive(app, "mail", Wanted(), limit=10)).done == 1
+    assert len(await received(app, Part.MAIN)) == 1
+
+
+@virtually
+async def test_an_ack_without_an_answer_is_told_as_doubtful(clock):
+    app = shop(clock)
+    await bury(app, 3)
+    ack = MemoryDriver.ack
+
+    async def down(self, queue, batch):
+        raise Unavailable("down")
+
+    MemoryDriver.ack = down
+    try:
+        tally = await redrive(app, "mail", Wanted(), limit=10)
+    finally:
+        MemoryDriver.ack = ack
+    assert (tally.done, tally.doubtful, tally.error) == (0, 3, "down")
+
+
+@virtually
+async def test_a_rate_slower_than_a_lease_loses_nothing_that_is_held(clock):
+    app = shop(clock, "?as=sqs")
+    await bury(app, 4, Kind.REJECTED)
+    await bury(app, 3, Kind.FAILED)
+    tally = await redrive(app, "mail", Wanted(kinds=("failed",)), limit=100, rate=0.02)
+    assert (tally.done, tally.kept) == (3, 4)
+
+
+@virtually
+async def test_what_dies_meanwhile_is_left(clock):
+    app = shop(clock)
+    await bury(app, 1)
+    send = MemoryDriver.send
+
+    async def dies_again(self, queue, batch):
+        if queue.part is Part.MAIN:
+            await asyncio.sleep(1)
+            await bury(app, 1)
+        return await send(self, queue, batch)
+
+    MemoryDriver.send = dies_again
+    try:
+        tally = await redrive(app, "mail", Wanted(), limit=10)
+    finally:
+        MemoryDriver.send = send
+    assert (tally.done, tally.kept) == (1, 1)
+
+
+@virtually
+async def test_the_ordering_key_comes_along(clock):
+    app = CloudQ(f"memory://redrive-{next(numbers)}", queues={"mail": {"ordered": True}}, clock=clock)
+    task = app.task(queue="mail", name="send")(lambda: None)
+    async with app.driver(app.url_of("mail")) as driver:
+        _, outgoing, _ = app._compose(task.options(ordering_key="k").message(), driver.limits)
+        assert not await driver.send(app.address("mail", Part.DEAD), [outgoing])
+    await redrive(app, "mail", Wanted(), limit=10)
+    assert [delivery.group for delivery in await received(app, Part.MAIN)] == ["k"]

@@ -160,7 +160,7 @@ def test_arguments_come_out_as_they_went_in(app, kind, value):
         (("one",), {}, "one(number: int, text: str = ''): number = 'one' does not fit: Expected `int`, got `str`"),
         ((), {}, "missing a required argument: 'number'"),
         ((1, 2, 3), {}, "too many positional arguments"),
-        ((1,), {"nmber": 2}, "unexpected keyword argument 'nmber'"),
+        ((1,), {"nmber": 2}, "there is no argument 'nmber'. Did you mean 'number'?"),
         ((object(),), {}, "cannot be written as JSON"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -194,3 +195,60 @@ def test_the_fixture(cloudq_sandbox):
     box.run_pending()
     assert box.clock.time() == 1_000_000.0
     assert done
+
+
+def boxed(body, **options):
+    """An application of one coroutine task, in a box, enqueued."""
+    here = CloudQ("sqlite:////nowhere/at/all.db")
+    task = here.task(name="boxed", **options)(body)
+    return here, task
+
+
+def test_a_coroutine_that_cancels_itself_is_a_failure_and_no_endless_loop():
+    async def cancels() -> None:
+        raise asyncio.CancelledError
+
+    here, task = boxed(cancels, retry=Backoff(max_attempts=2))
+    with sandbox(here) as box:
+        task.enqueue()
+        assert len(box.run_pending(errors=False)) == 1
+
+
+def test_a_timeout_is_raised_as_one():
+    async def slow() -> None:
+        await asyncio.sleep(5)
+
+    here, task = boxed(slow, timeout="0.05s")
+    with sandbox(here) as box:
+        task.enqueue()
+        with pytest.raises(TimeoutError, match=r"timed out after 0.05 s"):
+            box.run_pending()
+
+
+def test_a_middleware_that_fails_is_not_passed_over():
+    def plain() -> None: ...
+
+    here, task = boxed(plain)
+
+    @here.middleware
+    @contextmanager
+    def closed(ctx):
+        raise RuntimeError("closed")
+        yield
+
+    with sandbox(here) as box:
+        task.enqueue()
+        with pytest.raises(RuntimeError, match="closed"):
+            box.run_pending()
+
+
+async def test_a_test_that_is_cancelled_stops_running():
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    here, task = boxed(endless, timeout=None)
+    with sandbox(here) as box:
+        await task.aenqueue()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await box.arun_pending()
