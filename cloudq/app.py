@@ -352,12 +352,12 @@ class CloudQ:
         if options.priority not in settings.priorities:
             raise Unsupported(
                 f"priority={options.priority!r}: the queue {task.queue!r} has {', '.join(settings.priorities)}. Add it to "
-                f"queues.{task.queue}.priorities in cloudq.toml."
+                f"queues.{task.queue}.priorities in cloudq.toml (read: {config.origin()})."
             )
         if options.ordering_key is not None and not settings.ordered:
             raise Unsupported(
                 f"ordering_key={options.ordering_key!r}: the queue {task.queue!r} is not ordered. Set "
-                f"queues.{task.queue}.ordered = true in cloudq.toml."
+                f"queues.{task.queue}.ordered = true in cloudq.toml (read: {config.origin()})."
             )
         delay = options.delay if options.at is None else max(0.0, options.at.timestamp() - now)
         expires = options.expires.timestamp() if isinstance(options.expires, datetime) else options.expires

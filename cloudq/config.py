@@ -27,6 +27,7 @@ PRIORITIES: tuple[PriorityName, ...] = get_args(PriorityName)
 LOCAL_DEFAULT = "sqlite:///cloudq.db"
 
 _VARIABLES = "environment"
+_NO_FILE = "defaults"
 #: Variables that begin with CLOUDQ_ and are no settings.
 _NOT_SETTINGS = {"CLOUDQ_CONFIG", "CLOUDQ_REQUIRE", "CLOUDQ_DEMO_DIR", "CLOUDQ_WORKER_INDEX", "CLOUDQ_SUPERVISOR_FD"}
 
@@ -133,6 +134,13 @@ def load(
     return _convert(merged, "settings")
 
 
+def origin(environ: Mapping[str, str] | None = None, directory: Path | None = None) -> str:
+    """Return in words where the settings come from, beside the environment: which file, or that there is none."""
+    directory = directory or Path.cwd()
+    found, _ = _file(os.environ if environ is None else environ, directory)
+    return found if found != _NO_FILE else f"no cloudq.toml in {directory}"
+
+
 def default_url(environ: Mapping[str, str] | None = None, marks: tuple[str, ...] = _CONTAINER_MARKS) -> str:
     """Return the local default, or raise NoProvider where its file would vanish with the container or function."""
     environ = os.environ if environ is None else environ
@@ -160,7 +168,7 @@ def _file(environ: Mapping[str, str], directory: Path) -> tuple[str, dict[str, A
     project = directory / "pyproject.toml"
     if project.is_file():
         return f"{project} [tool.cloudq]", _toml(project).get("tool", {}).get("cloudq", {})
-    return "defaults", {}
+    return _NO_FILE, {}
 
 
 def _toml(path: Path) -> dict[str, Any]:

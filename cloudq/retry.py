@@ -45,7 +45,7 @@ class Backoff:
         return full / 2 + full / 2 * draw
 
 
-Backoff.__init__ = names_options("Backoff(...)")(Backoff.__init__)  # type: ignore[method-assign]
+Backoff.__init__ = names_options("Backoff(...)")(Backoff.__init__)  # type: ignore[method-assign]  # a dataclass writes it itself
 
 #: Never retried. A crash of its worker still gives the task back: at-least-once has no off switch.
 NO_RETRY = Backoff(max_attempts=1)

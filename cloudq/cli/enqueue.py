@@ -36,6 +36,10 @@ def enqueue(app: CloudQ, task: str, arguments: tuple[str, ...], *, as_json: bool
             known = ["--" + name.replace("_", "-") for name in options]
             raise ConfigError(f"there is no option {text}.{nearest(text, known)}")
     declared = app.declared.named(task)
+    if app.url_of(declared.queue).startswith("memory:"):
+        raise ConfigError(
+            "memory:// ends with this command, and the task with it. Name a queue that stays: CLOUDQ_URL=sqlite:///..."
+        )
     args = [_value(text) for text in arguments if not _is_keyword(text)]
     kwargs = {name: _value(text) for name, _, text in (item.partition("=") for item in arguments if _is_keyword(item))}
     receipt = declared.options(**options).enqueue(*args, **kwargs)

@@ -13,6 +13,7 @@ import click
 from cloudq.app import CloudQ
 from cloudq.cli.loading import APP
 from cloudq.clock import SystemClock
+from cloudq.config import origin
 from cloudq.errors import ConfigError, nearest
 
 
@@ -61,7 +62,7 @@ def worker(
         urls = ", ".join(sorted({app.url_of(queue) for queue in work.queues}))
         click.echo(
             f"cloudq worker on {urls}: queues {', '.join(work.queues)}; {count} process(es) x {work.concurrency} = "
-            f"{count * work.concurrency} tasks at once; grace {work.grace:g} s",
+            f"{count * work.concurrency} tasks at once; grace {work.grace:g} s; settings: {origin()}",
             err=True,
         )
     if reloading:

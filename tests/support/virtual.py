@@ -87,7 +87,7 @@ def virtually(test: Any) -> Any:
     signature = inspect.signature(test)
     run_it.__name__, run_it.__doc__ = test.__name__, test.__doc__
     others = [parameter for name, parameter in signature.parameters.items() if name != "clock"]
-    run_it.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+    run_it.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]  # what pytest reads
     return run_it
 
 

@@ -435,6 +435,12 @@ def a_worker_on_an_unknown_queue():
 
 
 @case
+def an_enqueue_into_memory(monkeypatch):
+    monkeypatch.setenv("CLOUDQ_URL", "memory://")
+    return cli("enqueue", "shop:app", "shop.render", "42")
+
+
+@case
 def an_unknown_task_on_the_command_line():
     return cli("enqueue", "shop:app", "shop.rendr", "42")
 
