@@ -70,7 +70,7 @@ CASES: Mapping[Aspect, tuple[str, ...]] = {
 class Cost:
     """What a task costs at the provider's meter.
 
-    `unit` is what is billed; `single` and `batched` are how many units a task of up to `bytes_per_unit` bytes takes from its
+    `unit` is what is billed; `single` and `batched` are how many units a small task takes from its
     enqueue to its ack, one by one and in full batches; `price` is in US dollars for a million units.
     """
 

@@ -130,7 +130,9 @@ class _Walk:
                 letters = [open_letter(delivery) for delivery in batch]
                 meant = [letter for letter in letters if wanted.fits(letter) and letter.record.at <= began]
                 chosen = {id(letter.delivery) for letter in meant}
-                self._held += [letter.delivery for letter in letters if id(letter.delivery) not in chosen]
+                not_meant = [letter.delivery for letter in letters if id(letter.delivery) not in chosen]
+                self._held += not_meant
+                self._tally.kept += len(not_meant)
                 await self._take(meant)
                 await self._keep()
                 await self._pace(len(meant))
@@ -148,7 +150,6 @@ class _Walk:
             await self._keep()
 
     async def _give_back(self) -> None:
-        self._tally.kept = len(self._held) - self._tally.failed
         for part in cut(self._held, self._driver.limits.settle_count):
             with contextlib.suppress(DriverError):  # its lease brings it back
                 await self._driver.release(self._dead, [Release(delivery, counted=False) for delivery in part])
