@@ -83,7 +83,8 @@ class Delivery:
 
     `receipt` is the driver's own token for this delivery; settling with the receipt of an earlier delivery must not touch a
     later one. `deliveries` is the provider's count including this one, from 1: an upper bound of how often it was run.
-    `crashes` is how many leases ran out without any settlement, where the provider knows (`Limits.counts_crashes`).
+    `crashes` is how many leases ran out without any settlement, where the provider knows (`Limits.counts_crashes`). After the
+    first, only a lease that had been extended counts: until then, it may never have reached a worker.
     `leased_for` is how many seconds of the lease are left, at the least, when `receive` returns.
     """
 
@@ -179,7 +180,7 @@ class Limits:
     dedup: Literal["none", "ordered", "all"]
     #: Shortest and longest window of `dedup` that may be asked for.
     dedup_window: tuple[float, float]
-    #: Knows how many leases ran out unsettled.
+    #: Knows how many leases ran out unsettled, as `Delivery.crashes` tells them.
     counts_crashes: bool
     #: Can take back an unrun message without raising its count.
     release_uncounted: bool

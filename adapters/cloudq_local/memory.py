@@ -36,6 +36,7 @@ class _Message:
     #: On the monotonic clock: when it can be received, by delay or by the end of its lease.
     visible_at: float
     lease: object | None = None
+    extended: bool = False
     received_at: float = 0.0
     deliveries: int = 0
     crashes: int = 0
@@ -137,6 +138,7 @@ class MemoryBroker:
             if until > message.received_at + self.facts.hidden:
                 return Settled.LOST
             message.visible_at = until
+            message.extended = True
             return Settled.OK
 
     def bury(self, queue: Queue, dead: Queue, item: Burial) -> Settled:
@@ -240,7 +242,8 @@ class MemoryBroker:
                 blocked.add(message.group)
 
     def _lease(self, queue: Queue, message: _Message, now: float) -> Delivery:
-        message.crashes += message.lease is not None
+        message.crashes += message.lease is not None and (message.crashes == 0 or message.extended)
+        message.extended = False
         message.deliveries += 1
         message.visible_at = now + self._whole(queue.lease)
         message.received_at = now

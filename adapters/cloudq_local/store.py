@@ -2,7 +2,7 @@
 
 A message is one row. It is hidden while `visible_at` lies ahead, by a delay or by a lease; `token` is set while it is leased
 and fences every settlement, so a receipt of an earlier lease changes nothing. A lease that is found run out when its message
-is taken again is a crash.
+is taken again is a crash; after the first, only one that had been extended is.
 
 Times are seconds since the epoch, because the file outlives processes and reboots. A wall clock that jumps forward ends
 leases early: the message runs again, and the fence tells the first holder that it came too late.
@@ -24,13 +24,14 @@ from cloudq.clock import Clock
 from cloudq.driver import RECORD, Burial, Delivery, Outgoing, Queue, Release, Settled, Stats
 from cloudq.errors import ConfigError, Unavailable
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     queue TEXT NOT NULL,
     visible_at REAL NOT NULL,
     token INTEGER,
+    extended INTEGER NOT NULL DEFAULT 0,
     deliveries INTEGER NOT NULL DEFAULT 0,
     crashes INTEGER NOT NULL DEFAULT 0,
     sent_at REAL NOT NULL,
@@ -184,7 +185,8 @@ class Store:
         rows = self._db.execute(
             f"""
             UPDATE messages
-            SET token = :token, visible_at = :until, deliveries = deliveries + 1, crashes = crashes + (token IS NOT NULL)
+            SET token = :token, visible_at = :until, extended = 0, deliveries = deliveries + 1,
+                crashes = crashes + (token IS NOT NULL AND (crashes = 0 OR extended))
             WHERE id IN (SELECT id FROM messages WHERE queue = :queue AND visible_at <= :now {order} LIMIT :count)
             RETURNING id, body, deliveries, crashes, sent_at, message_id, grp, attributes
             """,  # noqa: S608  the order is a constant
@@ -232,7 +234,7 @@ class Store:
     def extend(self, batch: Sequence[Delivery], lease: float) -> list[Settled]:
         """Move the ends of the leases."""
         until = self._clock.time() + lease
-        return [_held(done) for done in self._change("UPDATE messages SET visible_at = ?", (until,), batch)]
+        return [_held(done) for done in self._change("UPDATE messages SET visible_at = ?, extended = 1", (until,), batch)]
 
     def bury(self, dead: Queue, batch: Sequence[Burial]) -> list[Settled]:
         """Move to the dead part."""

@@ -61,16 +61,20 @@ async def a_late_settlement_does_not_touch_the_next_holder(harness: Harness) -> 
 
 
 async def crashes_are_counted_apart_from_releases(harness: Harness) -> None:
-    """A lease that ran out is a crash; a message that was given back is not."""
+    """A lease that ran out is a crash, after the first only if it had been extended; a message that was given back is not."""
     async with harness.open() as driver:
         need(driver.limits.counts_crashes, "crashes are not counted")
         queue = await harness.queue()
         await send(driver, queue, [message()])
         for _ in range(3):
             await driver.release(queue, [Release(await receive_one(driver, queue))])
-        for crashes in range(3):
-            assert (await receive_one(driver, queue)).crashes == crashes
+        for extended, crashes in ((False, 0), (False, 1), (True, 1), (True, 2)):
+            delivery = await receive_one(driver, queue)
+            assert delivery.crashes == crashes
+            if extended:
+                assert await driver.extend(queue, [delivery], queue.lease) == [Settled.OK]
             await harness.pass_time(queue.lease + harness.tick)
+        assert (await receive_one(driver, queue)).crashes == 3
 
 
 async def many_leases_are_extended_at_once(harness: Harness) -> None:

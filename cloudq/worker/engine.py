@@ -15,7 +15,8 @@ down and never stops them.
 Who is run beside whom. A task with a `max_concurrency` waits in hand for its own kind, up to the free slots, which other queues
 may use meanwhile. A message that ends its process takes down what runs beside it, and all of them count a crash. One more
 crash would bury a message that has all but one: so of those at most one is in hand, the others given back first. It is then
-the guilty one that is buried, and not its company.
+the guilty one that is buried, and not its company. What has crashed before is confirmed to the provider before it starts:
+only then is a lease that runs out a crash, and no message is buried that never reached a worker.
 
 How it ends. In this order: no new polls, and the open ones called back; what has not started goes back; running tasks have
 the grace; what still runs is given back; settlements are flushed.
@@ -86,8 +87,9 @@ class _Buffer:
     def __len__(self) -> int:
         return len(self._held)
 
-    def first(self) -> Held | None:
-        return self._held[0] if self._held else None
+    def next(self, but: Held | None) -> Held | None:
+        """Return what comes first, `but` for this one."""
+        return next((held for held in self._held if held is not but), None)
 
     def put(self, held: Held, *, first: bool = False) -> None:
         self.bytes += len(held.delivery.body)
@@ -96,8 +98,12 @@ class _Buffer:
         else:
             self._held.append(held)
 
-    def take(self, *, last: bool = False) -> Held:
-        held = self._held.pop() if last else self._held.popleft()
+    def take(self, held: Held) -> None:
+        self._held.remove(held)
+        self.bytes -= len(held.delivery.body)
+
+    def take_last(self) -> Held:
+        held = self._held.pop()
         self.bytes -= len(held.delivery.body)
         return held
 
@@ -173,6 +179,8 @@ class Engine:
         #: By task that has a `max_concurrency`: how many run, and what waits in hand for one of them to end.
         self._running_of: Counter[str] = Counter()
         self._capped: dict[str, deque[Held]] = defaultdict(deque)
+        #: Have crashed before, and are being confirmed to the provider before they start.
+        self._confirming: set[asyncio.Task[None]] = set()
         self._run_time: float | None = None
         self._draining = asyncio.Event()
         self._progress = False
@@ -349,7 +357,8 @@ class Engine:
 
     def _give_back_excess(self, source: _Source) -> None:
         """Return what other queues' messages left no room for: it should run now, elsewhere."""
-        allowed = self._ahead(source)
+        # A suspect that waits for others of its kind to leave has its slot: given back, it would only come again.
+        allowed = self._ahead(source) + (self._blocked() is not None)
         while self._waiting() > allowed:
             # From the end: of an ordering key, the later ones go first.
             lanes = [lane for lane in self._lanes.values() if lane]
@@ -357,7 +366,7 @@ class Engine:
             if lanes:
                 self._finish(lanes[-1].pop(), NotRun())
             elif fullest is not None:
-                self._give_back_unrun(fullest.buffer.take(last=True))
+                self._give_back_unrun(fullest.buffer.take_last())
             else:
                 return
 
@@ -366,10 +375,13 @@ class Engine:
     def _start_more(self) -> None:
         self._start_capped()
         while self._slots_used < self._concurrency and not self._draining.is_set():
-            source = _by_turn([source for source in self._sources if self._has_work(source)])
+            blocked = self._blocked()
+            ready = {source: held for source in self._sources if (held := source.buffer.next(blocked)) is not None}
+            source = _by_turn(list(ready))
             if source is None:
                 return
-            self._start(source.buffer.take())
+            source.buffer.take(ready[source])
+            self._start(ready[source])
 
     def _start_capped(self) -> None:
         """Start what waited for its task's cap, where that has room again."""
@@ -380,10 +392,9 @@ class Engine:
                     break
                 self._start(line.popleft())
 
-    def _has_work(self, source: _Source) -> bool:
-        # A suspect waits until others of its kind are surely gone from here: it may be the one that ends the process.
-        first = source.buffer.first()
-        return first is not None and not (self._suspects_leaving and first is self._suspect)
+    def _blocked(self) -> Held | None:
+        """A suspect waits until others of its kind are surely gone from here: it may be the one that ends the process."""
+        return self._suspect if self._suspects_leaving else None
 
     def _start(self, held: Held) -> None:
         if held.lost():
@@ -392,6 +403,12 @@ class Engine:
             if held is self._suspect:
                 self._suspect = None
             self._close_lane(held)
+            return
+        if held.delivery.crashes and not held.extended:
+            self._slots_used += 1
+            confirming = self._spawn(self._confirm(held))
+            self._confirming.add(confirming)
+            confirming.add_done_callback(self._confirming.discard)
             return
         opened = self._execution.open(held.delivery, held.station.limits)
         if not isinstance(opened, Job):
@@ -415,6 +432,18 @@ class Engine:
         self._slots_used += 1
         self._running[held] = None
         self._runner.submit(held)
+
+    async def _confirm(self, held: Held) -> None:
+        await self.leases.confirm(held)
+        self._slots_used -= 1
+        if self._draining.is_set():
+            self._give_back_unrun(held)
+        elif held.extended or held.lost():
+            self._start(held)
+        else:
+            self._close_lane(held)
+            self._finish(held, NotRun(delay=_ANOTHER_TURN))  # at once, it would only fail again
+        self._look_soon()
 
     def _wait_for_cap(self, held: Held, task: str) -> None:
         if held is self._suspect:
@@ -476,7 +505,8 @@ class Engine:
     def _finish(self, held: Held, outcome: Outcome) -> None:
         job = held.job
         if job is None:
-            self._settle(held, GiveBack(0.0, counted=False), None, holds_slot=False)
+            delay = outcome.delay if isinstance(outcome, NotRun) else 0.0
+            self._settle(held, GiveBack(min(delay, held.station.limits.release_delay), counted=False), None, holds_slot=False)
             return
         del self._running[held]
         if not self._running:
@@ -595,6 +625,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._poll_tasks, *(pump.stop() for pump in self._pumps), return_exceptions=True)
         self._give_all_back()
+        await asyncio.gather(*self._confirming, return_exceptions=True)
         await self._until_none_runs(self._grace)
         if self._running:
             self._runner.cancel_all()
@@ -616,7 +647,7 @@ class Engine:
             source.settler.hurry()
         for source in self._sources:
             while source.buffer:
-                self._give_back_unrun(source.buffer.take(last=True))
+                self._give_back_unrun(source.buffer.take_last())
         for line in self._capped.values():
             while line:
                 self._give_back_unrun(line.pop())

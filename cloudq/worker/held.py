@@ -41,6 +41,8 @@ class Held:
     lease_end: float
     renew_at: float
     renew_until: float = float("inf")
+    #: The provider has confirmed an extension of its lease: from here on, a lease that runs out is a crash.
+    extended: bool = False
     #: A renewal is under way.
     renewing: bool = False
     started_at: float = 0.0

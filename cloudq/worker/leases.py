@@ -72,7 +72,9 @@ class Leases:
         now = self._clock.monotonic()
         due: dict[Station, list[Held]] = {}
         for held in list(self._held):
-            if held.lease_end <= now:
+            if held.lease_end <= now and held.finished:
+                self.drop(held)  # its settlement may have been done in time: the settler reports what became of it
+            elif held.lease_end <= now:
                 self.lose(held)
             elif now >= held.renew_until:
                 self._time_out(held)
@@ -82,10 +84,19 @@ class Leases:
                 due.setdefault(held.station, []).append(held)
         for station, helds in due.items():
             for batch in cut(helds, station.limits.settle_count):
-                for held in batch:
-                    held.renewing, held.renew_at = True, held.lease_end
                 # Not awaited: a renewal without an answer must not keep other queues from theirs.
-                self._spawn(self._renew(station, batch))
+                self._spawn(self._renew(station, self._begun(batch)))
+
+    @staticmethod
+    def _begun(batch: Sequence[Held]) -> Sequence[Held]:
+        """Mark as being renewed, before anything is awaited: `run` must not find them due again."""
+        for held in batch:
+            held.renewing, held.renew_at = True, held.lease_end
+        return batch
+
+    async def confirm(self, held: Held) -> None:
+        """Extend this lease now. `held.extended` tells whether the provider says that it did."""
+        await self._renew(held.station, self._begun([held]))
 
     async def _renew(self, station: Station, batch: Sequence[Held]) -> None:
         lease = station.queue.lease
@@ -105,6 +116,7 @@ class Leases:
                 continue  # settled meanwhile: the answer is about a message that is gone
             if answer is Settled.OK:
                 # From before the request: the provider's count cannot have begun earlier.
+                held.extended = True
                 held.lease_end = began + lease
                 held.renew_at = began + lease / 2
                 self._report(Name.RENEWED, held)

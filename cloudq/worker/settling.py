@@ -146,9 +146,12 @@ class Settler:
         if not alive:
             return
         for (held, how), answer in zip(alive, await self._answers(alive, call), strict=True):
-            if answer is Settled.OK:
+            if answer is Settled.OK and (self._station.limits.tells_lost or not held.lost()):
                 self._report(done, held, **_detail(how))
                 self._end(held, ok=True)
+            elif answer is Settled.OK:  # it came after the end of the lease, from a provider that would say so in any case
+                self._report(Name.SETTLE_UNKNOWN, held)
+                self._end(held, ok=False)
             elif answer is Settled.LOST:
                 self._report(Name.SETTLE_LOST, held)
                 self._end(held, ok=False)
@@ -178,14 +181,15 @@ class Settler:
             else self._later_copy(held, settlement, envelope)
         )
         confirmed = await self._confirmed(held, target, message)
-        if held.lost():
-            # The copy is there and the original comes back: a duplicate, never a loss.
-            self._leases.lose(held)
-            self._end(held, ok=False)
-        elif confirmed:
+        if confirmed:
             ran = held.job is not None
             name = Name.DEAD_LETTERED if isinstance(settlement, Bury) else Name.RETRIED if ran else Name.RELEASED
             self._report(name, held, **_detail(settlement))
+        if held.lost():
+            # Where the copy is there, the original comes back beside it: a duplicate, never a loss.
+            self._leases.lose(held)
+            self._end(held, ok=False)
+        elif confirmed:
             self._acks.add((held, Ack()))
         else:
             self._releases.add((held, GiveBack(min(_COPY_FAILED_DELAY, self._station.limits.release_delay))))

@@ -10,7 +10,8 @@ from collections import defaultdict
 
 import pytest
 
-from support.ledger import FileLedger, judge, read
+from support.ledger import FileLedger, read
+from support.oracle import judge
 from support.processes import alive, cloudq, until
 
 pytestmark = pytest.mark.processes

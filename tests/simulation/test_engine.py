@@ -855,6 +855,8 @@ def test_the_bytes_of_a_buffer_come_and_go():
     helds = [SimpleNamespace(delivery=SimpleNamespace(body=b"x" * size)) for size in (1, 10, 100)]
     for held in helds:
         buffer.put(held, first=held is helds[2])
-    assert (len(buffer), buffer.bytes, buffer.first()) == (3, 111, helds[2])
-    assert (buffer.take(), buffer.take(last=True)) == (helds[2], helds[1])
+    assert (len(buffer), buffer.bytes, buffer.next(None)) == (3, 111, helds[2])
+    assert buffer.next(but=helds[2]) is helds[0]
+    buffer.take(helds[2])
+    assert buffer.take_last() is helds[1]
     assert (len(buffer), buffer.bytes) == (1, 1)

@@ -24,7 +24,7 @@ MUTANTS = {
     ),
     "no renewal": (
         "cloudq/worker/leases.py",
-        "                self._spawn(self._renew(station, batch))\n",
+        "                self._spawn(self._renew(station, self._begun(batch)))\n",
         "                pass\n",
         "",
         ["tests/conformance", "-k", "Memory-a_long_task_keeps_its_lease"],

@@ -3,6 +3,8 @@
 Nothing of the engine is replaced but what it is handed: the clock, the random source, the driver and the runner. A run is
 drained at the end with all faults off, and then judged. What the simulation cannot show (threads, processes, the GIL, signals)
 is tested with real processes.
+
+A scenario that fails gives the same trace again, and is shrunk: to the fewest tasks, workers and faults that still fail.
 """
 
 from __future__ import annotations
@@ -11,13 +13,14 @@ import asyncio
 import hashlib
 import random
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cloudq import Backoff, CloudQ, Context, Reject, Retry, deadletters
 from cloudq.app import _Connection
 from cloudq.driver import Part
 from cloudq.envelope import decode
-from cloudq.errors import EnqueueRejected, EnqueueUnknown
+from cloudq.errors import EnqueueRejected, EnqueueUnknown, StuckWorker
 from cloudq.events import Event, Events, Name
 from cloudq.execution import Execution
 from cloudq.outcome import NotRun
@@ -25,14 +28,17 @@ from cloudq.sending import Sender
 from cloudq.worker.engine import Engine
 from cloudq.worker.held import Station
 from cloudq_local.facts import MEMORY
-from cloudq_local.memory import MemoryBroker, connect
+from cloudq_local.memory import connect
 from support import virtual
-from support.faults import FaultyDriver, Plan
-from support.ledger import Ledger, Verdict, judge
+from support.faults import FaultyBroker, FaultyDriver, Plan
+from support.ledger import Ledger
+from support.oracle import Verdict, judge
 
-TASKS = 60
+TASKS = 50
 WORKERS = 3
 LEASE = 10.0
+#: How often `shrink` tries.
+_TRIES = 150
 
 #: What the core can do alone and what a provider does for it, in turns.
 PERSONALITIES = {
@@ -44,6 +50,7 @@ PERSONALITIES = {
         dedup="none",
         counts_crashes=False,
         release_uncounted=False,
+        tells_lost=False,
         send_delay=0.0,
         release_delay=60.0,
         ordered_release_delay=60.0,
@@ -113,6 +120,8 @@ class Worker:
     #: and is not known to be settled.
     holds: dict[int, str] = field(default_factory=dict)
     hand: Counter[str] = field(default_factory=Counter)
+    #: What was reported retried: if its settlement is not confirmed, the original may be there beside its copy.
+    copied: set[tuple[str, int]] = field(default_factory=set)
 
     def release(self, task_id: str) -> None:
         """One run of this id has ended."""
@@ -121,31 +130,71 @@ class Worker:
             del self.holds[run]
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """What determines a run, to the last event. `only` are the numbers of the faults that strike, None for all."""
+
+    seed: int
+    personality: str | None = None
+    tasks: int = TASKS
+    workers: int = WORKERS
+    only: frozenset[int] | None = None
+
+
 @dataclass
 class Result:
-    seed: int
+    scenario: Scenario
     personality: str
     verdict: Verdict
-    faults: Counter
+    struck: frozenset[int]
     trace: str
     hours: float
-    limbo: int
+
+    @property
+    def bad(self) -> bool:
+        """Something was found. A run that shows nothing is not bad: `verdict.clean` tells the two apart."""
+        return any(self.verdict.classes.values())
 
     def __str__(self) -> str:
+        scenario = self.scenario
         return (
-            f"seed {self.seed} ({self.personality}, {self.hours:.1f} h virtual): {self.verdict}, limbo {self.limbo}; "
-            f"faults {sum(self.faults.values())}; trace {self.trace[:12]}"
+            f"seed {scenario.seed} ({self.personality}, {self.hours:.1f} h virtual, {scenario.tasks} tasks, "
+            f"{scenario.workers} workers): {self.verdict}; trace {self.trace[:12]}"
         )
 
 
+#: What is compared with what the tasks saw themselves.
+_TOLD = frozenset(
+    {
+        Name.STARTED,
+        Name.SUCCEEDED,
+        Name.FAILED,
+        Name.REJECTED,
+        Name.RETRIED,
+        Name.RELEASED,
+        Name.ACKED,
+        Name.LEASE_LOST,
+        Name.DEAD_LETTERED,
+    }
+)
+
+
+#: How it is reported that a settlement may not have happened.
+_UNSETTLED = (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST, Name.LEASE_LOST)
+
+
 class Simulation:
-    def __init__(self, seed, clock, personality=None):
-        self.seed = seed
+    def __init__(self, scenario: Scenario, clock):
+        self.scenario = scenario
+        self.seed = scenario.seed
         self.clock = clock
-        self.draw = random.Random(seed)
-        self.personality = personality or self.draw.choice(sorted(PERSONALITIES))
-        self.broker = MemoryBroker(clock, replace(MEMORY, limits=PERSONALITIES[self.personality]))
-        self.plan = Plan(latest=self.draw.choice([0.02, 0.3, 2.0]))
+        self.draw = random.Random(self.seed)
+        drawn = self.draw.choice(sorted(PERSONALITIES))
+        self.personality = scenario.personality or drawn
+        latest = self.draw.choice([0.02, 0.3, 2.0])
+        self.plan = Plan(latest=latest, only=scenario.only, observe=lambda what: self.note("fault", what=what))
+        facts = replace(MEMORY, limits=PERSONALITIES[self.personality])
+        self.broker = FaultyBroker(clock, facts, self.plan, self.draw, self._doubled)
         self.ledger = Ledger()
         self.trace = hashlib.sha256()
         self.runs = 0
@@ -184,7 +233,7 @@ class Simulation:
 
         @app.task(name="step", queue="ordered", retry=quick)
         async def step(ctx: Context, key: str, number: int, fails: int = 0) -> None:
-            run = simulation.begin(ctx)
+            run = simulation.begin(ctx, lane=key, number=number)
             await simulation.busy(ctx, run, 0.5)
             well = failures[ctx.task_id] >= fails
             simulation.end(ctx, run, well)
@@ -195,10 +244,15 @@ class Simulation:
         self.work, self.step = work, step
         return app
 
-    def begin(self, ctx):
+    def begin(self, ctx, **facts):
         self.runs += 1
-        self.note("start", ctx.task_id, run=self.runs)
+        self.note("start", ctx.task_id, run=self.runs, **facts)
         return self.runs
+
+    def _doubled(self, _what, task_id):
+        """The provider has made a second run of this, and perhaps at the same time."""
+        self.note("cause", task_id, what="doubled")
+        self.note("copy", task_id)
 
     async def busy(self, ctx, run, length):
         try:
@@ -231,9 +285,9 @@ class Simulation:
             return self.step.options(ordering_key=key).message(key, number, fails=draw.choice([0, 0, 0, 1]))
         options = {"priority": draw.choice(["high", "normal", "low"])}
         if number % 7 == 0:
-            options["delay"] = draw.choice([5, 100, 4000])
+            options["delay"] = draw.choice([5, 40, 150])
         if number % 11 == 0:
-            options["expires"] = draw.choice([0.5, 3600])
+            options["expires"] = draw.choice([0.5, 900])
         length = draw.choice([0.01, 0.5, 3.0, 2.5 * LEASE])
         fails = draw.choice([0, 0, 0, 1, 2, 9])
         return self.work.options(**options).message(length, fails=fails, reject=number % 13 == 0)
@@ -269,12 +323,19 @@ class Simulation:
             stations += [Station(q, dead, delay, driver, sender) for q in addresses if q.part is Part.MAIN]
         execution = Execution(self.app.declared, self.clock, events, self.draw)
         runner = LoopRunner(execution)
-        engine = Engine(stations, execution, runner, clock=self.clock, events=events, draw=self.draw, concurrency=4, grace=8.0)
+        engine = Engine(stations, execution, runner, clock=self.clock, events=events, draw=self.draw, concurrency=4, grace=15.0)
         worker = Worker(self.number, engine, runner, [driver], None, events)
         events.add(lambda event: self._observe(worker, event))
         worker.running = asyncio.get_running_loop().create_task(engine.run())
+        worker.running.add_done_callback(lambda running: self._over(worker, running))
         self.workers.append(worker)
         return worker
+
+    def _over(self, worker, running):
+        """An engine with every slot held by a lost run ends its process, and a supervisor would start another."""
+        if worker.alive and not running.cancelled() and isinstance(running.exception(), StuckWorker):
+            self.kill(worker)
+            self.hire()
 
     def _observe(self, worker, event: Event):
         if not worker.alive:
@@ -283,6 +344,9 @@ class Simulation:
             f"{event.at:.6f} {worker.number} {event.name.value} {event.task_id} {sorted(event.detail.items())}\n".encode()
         )
         task_id = event.task_id
+        if task_id and event.name in _TOLD:
+            # The provider's id of a copy, where the message was not opened, ends in its generation.
+            self.note("told", task_id.split(":")[0], what=event.name.value, worker=worker.number, attempt=event.attempt)
         match event.name:
             case Name.STARTED:
                 # The run itself is noted by the task, right after this.
@@ -303,6 +367,10 @@ class Simulation:
                 self.note("copy", task_id or str(event.detail.get("task_id", "")))
             case _:
                 pass
+        if event.name in (Name.RETRIED, Name.RELEASED):
+            worker.copied.add((task_id, event.attempt))
+        if event.name in _UNSETTLED and (task_id, event.attempt) in worker.copied:
+            self.note("copy", task_id)
         if event.name in (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST, Name.RETRIED, Name.RELEASED, Name.FORWARDED):
             self.note("cause", task_id or str(event.detail.get("task_id", "")), what=event.name.value)
 
@@ -339,50 +407,63 @@ class Simulation:
     # The whole --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> Result:
-        for _ in range(WORKERS):
+        draw, plan = self.draw, self.plan
+        for _ in range(self.scenario.workers):
             self.hire()
-        producing = asyncio.get_running_loop().create_task(self.produce(TASKS))
+        producing = asyncio.get_running_loop().create_task(self.produce(self.scenario.tasks))
         while not producing.done():
-            await asyncio.sleep(self.draw.uniform(5, 40))
-            worker = self.draw.choice(self.workers)
-            if self.draw.random() < 0.6:
-                self.plan.hits["crash"] += 1
+            await asyncio.sleep(draw.uniform(5, 40))
+            worker, kind = draw.choice(self.workers), draw.random()
+            if kind < 0.25 and plan.hits["crash"] + plan.hits["drain"]:  # never the first: each run has its worker that goes
+                await self._blackout(draw.uniform(2, 25))
+            elif kind < 0.7 and plan.strike("crash"):
                 self.kill(worker)
-            else:
-                self.plan.hits["drain"] += 1
+                await asyncio.sleep(draw.uniform(0, 5))
+                self.hire()
+            elif plan.strike("drain"):
                 worker.engine.drain()
-                await worker.running
-                self.workers.remove(worker)
-            await asyncio.sleep(self.draw.uniform(0, 5))
-            self.hire()
+                await asyncio.wait([worker.running])
+                if worker in self.workers:
+                    worker.running.result()
+                    self.workers.remove(worker)
+                    self.hire()
         producing.result()
-        self.plan.on = False
-        limbo = await self._drained()
+        plan.on = False
+        await self._drained()
         for worker in list(self.workers):
             worker.engine.drain()
             await worker.running
+        assert len(self.workers) == self.scenario.workers
         self._note_dead()
         return Result(
-            self.seed,
+            self.scenario,
             self.personality,
             judge(self.ledger.lines),
-            self.plan.hits,
+            frozenset(plan.struck),
             self.trace.hexdigest(),
             self.clock.monotonic() / 3600,
-            limbo,
         )
 
-    async def _drained(self) -> int:
-        """Wait until nothing but dead letters is left: at most three hours, which is many times every delay and lease."""
-        for _ in range(1080):
-            left = self._left()
-            if not left:
-                return 0
-            await asyncio.sleep(10)
-        return left
+    async def _blackout(self, length):
+        if self.plan.strike("blackout"):
+            self.plan.dark = True
+            await asyncio.sleep(length)
+            self.plan.dark = False
 
-    def _left(self) -> int:
-        return sum(len(messages) for name, messages in self.broker._queues.items() if not name.endswith("-dlq"))
+    async def _drained(self) -> None:
+        """Wait until nothing but dead letters is left: at most an hour, which is many times every delay and lease."""
+        for _ in range(360):
+            left = [message for queue in self._living() for message in queue.values()]
+            if not left:
+                self.note("drained")
+                return
+            await asyncio.sleep(10)
+        for message in left:
+            self.note("limbo", decode(message.body).id)
+        self.note("drained")
+
+    def _living(self):
+        return [messages for name, messages in sorted(self.broker._queues.items()) if not name.endswith("-dlq")]
 
     def _note_dead(self):
         for name in ("main", "ordered"):
@@ -392,5 +473,50 @@ class Simulation:
                 self.note("dead", envelope.id, why=record.kind)
 
 
-def simulate(seed: int, personality: str | None = None) -> Result:
-    return virtual.run(lambda clock: Simulation(seed, clock, personality).run())
+def simulate(seed: int | Scenario, personality: str | None = None) -> Result:
+    scenario = seed if isinstance(seed, Scenario) else Scenario(seed, personality)
+    return virtual.run(lambda clock: Simulation(scenario, clock).run())
+
+
+def shrink(result: Result, simulate: Callable[[Scenario], Result] = simulate) -> Result:
+    """Return the smallest run found that still goes wrong, from one that does."""
+    tries = iter(range(_TRIES))
+
+    def still_bad(scenario: Scenario) -> Result | None:
+        if next(tries, None) is None:
+            return None
+        tried = simulate(scenario)
+        return tried if tried.bad else None
+
+    best = _fewest_faults(result, still_bad)
+    for tasks in _fewer(result.scenario.tasks):
+        best = still_bad(replace(best.scenario, tasks=tasks)) or best
+    for workers in range(1, result.scenario.workers):
+        smaller = still_bad(replace(best.scenario, workers=workers))
+        if smaller is not None:
+            best = smaller
+            break
+    return best
+
+
+def _fewer(tasks: int) -> list[int]:
+    return [size for size in (tasks // 2, tasks // 4, tasks // 8, tasks // 16, 1) if size]
+
+
+def _fewest_faults(best: Result, still_bad: Callable[[Scenario], Result | None]) -> Result:
+    """Leave out halves of the faults, then quarters, and so on, as long as it still goes wrong."""
+    parts = 2
+    while len(best.struck) > 1:
+        struck = sorted(best.struck)
+        size = -(-len(struck) // parts)
+        for start in range(0, len(struck), size):
+            rest = frozenset(struck[:start] + struck[start + size :])
+            smaller = still_bad(replace(best.scenario, only=rest))
+            if smaller is not None and len(smaller.struck) < len(best.struck):
+                best, parts = smaller, max(2, parts - 1)
+                break
+        else:
+            if size == 1:
+                break
+            parts = min(len(struck), parts * 2)
+    return best
