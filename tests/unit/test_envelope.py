@@ -81,6 +81,8 @@ def test_the_wire_is_the_documented_json():
         (b'{"cloudq":1,"id":"t","type":"../x","time":1,"data":{}}', "the task name"),
         (b'{"cloudq":1,"id":"t","type":"x","time":NaN,"data":{}}', "not a cloudq message"),
         (b'{"cloudq":1,"id":"t","type":"x","time":1,"data":{},"attempts":-1}', "cannot be negative"),
+        (b'{"cloudq":1,"id":"t","id":"u","type":"x","time":1,"data":{}}', "the key 'id' stands twice"),
+        (b'{"cloudq":1,"id":"t","type":"x","time":1,"data":{"a":{"b":1,"b":2}}}', "the key 'b' stands twice"),
         (b"[" * 100_000, "not a cloudq message"),
         (b'{"cloudq":1,"id":"t","type":"x","time":1,"data":{},"due":1e300}', "seconds since the epoch"),
     ],
