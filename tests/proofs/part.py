@@ -47,6 +47,13 @@ class Result:
         found = verdict.as_json()
         self.verdicts = found if self.verdicts is None else added(self.verdicts, found)
 
+    def take(self, other: Result) -> None:
+        """Take over what another showed."""
+        self.figures = added(self.figures, other.figures)
+        self.broken += other.broken
+        if other.verdicts is not None:
+            self.verdicts = other.verdicts if self.verdicts is None else added(self.verdicts, other.verdicts)
+
     def hold(self, claim: bool, otherwise: str) -> None:
         """Note what does not hold."""
         if not claim:
@@ -165,7 +172,10 @@ def scratch():
 def _run(piece: Piece) -> dict[str, Any]:
     began = time.perf_counter()
     with scratch() as directory:
-        result = piece.run(directory)
+        try:
+            result = piece.run(directory)
+        except AssertionError as error:  # something did not happen in its time
+            result = Result(broken=[str(error)])
     return {
         "figures": result.figures,
         "broken": result.broken,

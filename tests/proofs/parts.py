@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from proofs.part import Part
+from proofs.points import POINTS
 from proofs.simulation import SIMULATION
+from proofs.storm import STORM
 
-PARTS: dict[str, Part] = {part.name: part for part in (SIMULATION,)}
+PARTS: dict[str, Part] = {part.name: part for part in (STORM, POINTS, SIMULATION)}

@@ -1,43 +1,169 @@
-"""The application that storms are run on. Its workers write what they do to ledgers in STORM_DIR, one file a process."""
+"""The application that storms are run on. Its workers write what they do to ledgers in STORM_DIR, one file a process.
+
+    STORM_DIR     where the ledgers are
+    STORM_AS      "composing": SQLite as if it could do nothing natively, so that the core composes retry, delay and dead letters
+    STORM_CRASH   a named point at which the process ends without a word, and at which occurrence: "ack main before:2"
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from pathlib import Path
 
-from cloudq import Backoff, CloudQ, Context
+from cloudq import Backoff, CloudQ, Context, Reject
 from cloudq.events import Event, Name
+from cloudq.worker import process
 from support.ledger import FileLedger
+from support.wrapped import COMPOSING, Wrapped
 
-app = CloudQ(queues={"storm": {"lease": "3s"}})
 ledger = FileLedger(Path(os.environ["STORM_DIR"]))
 _runs = itertools.count(1)
+_occurrences: dict[str, itertools.count[int]] = {}
+_point, _, _nth = os.environ.get("STORM_CRASH", "").rpartition(":")
+#: By task id, the run under way, where a report concerns it.
+_running: dict[str, str] = {}
+_lock = threading.Lock()
 
 
 def now() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)  # one clock for all processes of the machine
 
 
+def passing(point: str) -> None:
+    """A named point: here the process may end, as by SIGKILL."""
+    if point != _point:
+        return
+    with _lock:
+        nth = next(_occurrences.setdefault(point, itertools.count(1)))
+    if nth == int(_nth):
+        ledger.write("fault", at=now(), what=f"crash at: {point}")
+        os._exit(9)
+
+
+app = CloudQ()  # the URL and the lease are in the environment and in the cloudq.toml of the working directory
+
+
+class _Run:
+    """One run, in the ledger from its start to its end. `well` is for its task to say."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._task_id = ctx.task_id
+        self._run = f"{os.getpid()}-{next(_runs)}"
+        self.well = True
+
+    def __enter__(self) -> _Run:
+        _running[self._task_id] = self._run
+        ledger.write("start", self._task_id, run=self._run, at=now())
+        passing("task begun")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.well = self.well and exc[0] is None
+        ledger.write("end", self._task_id, run=self._run, at=now(), well=self.well)
+
+
 @app.task(queue="storm", name="work", retry=Backoff(first=0.2, cap=1))
 def work(ctx: Context, length: float) -> None:
-    run = f"{os.getpid()}-{next(_runs)}"
-    ledger.write("start", ctx.task_id, run=run, at=now())
-    time.sleep(length)
-    ledger.write("end", ctx.task_id, run=run, at=now(), well=True)
+    with _Run(ctx):
+        time.sleep(length)
+
+
+@app.task(queue="storm", name="few", retry=Backoff(max_attempts=2, first=0.2, cap=1))
+def few(ctx: Context, length: float) -> None:
+    with _Run(ctx):
+        time.sleep(length)
+
+
+@app.task(queue="storm", name="flaky", retry=Backoff(max_attempts=5, first=0.2, cap=0.4))
+def flaky(ctx: Context, length: float, fails: int) -> None:
+    with _Run(ctx):
+        time.sleep(length)
+        if ctx.attempt <= fails:
+            raise RuntimeError("told to")
+
+
+@app.task(queue="storm", name="hopeless")
+def hopeless(ctx: Context) -> None:
+    with _Run(ctx) as run:
+        run.well = False
+    raise Reject("told to")
+
+
+@app.task(queue="storm", name="spin", retry=Backoff(first=0.2, cap=1))
+def spin(ctx: Context, length: float) -> None:
+    with _Run(ctx):
+        end = time.perf_counter() + length
+        while time.perf_counter() < end:
+            sum(range(200))
+
+
+def hold_the_lock(length: float) -> None:
+    """Keep the interpreter's lock in C for so long: no other thread of the process runs meanwhile."""
+    began = time.perf_counter()
+    sum(range(1_000_000))
+    for_one = time.perf_counter() - began
+    sum(range(int(1_000_000 * length / for_one)))
+
+
+@app.task(queue="storm", name="hold", retry=Backoff(first=0.2, cap=1))
+def hold(ctx: Context, length: float) -> None:
+    with _Run(ctx):
+        hold_the_lock(length)
+
+
+@app.task(queue="storm", name="hold_isolated", retry=Backoff(first=0.2, cap=1), isolate=True)
+def hold_isolated(ctx: Context, length: float) -> None:
+    with _Run(ctx):
+        hold_the_lock(length)
+
+
+@app.task(queue="storm", name="deadly")
+def deadly(ctx: Context) -> None:
+    _Run(ctx).__enter__()
+    ledger.write("fault", ctx.task_id, at=now(), what="the task ends its process")
+    ledger.write("loose", ctx.task_id, at=now(), run=_running[ctx.task_id])
+    ledger.write("cause", ctx.task_id, at=now(), what="crashed")
+    os._exit(13)
+
+
+@app.task(queue="storm", name="nothing")
+def nothing() -> None: ...
+
+
+_TOLD = frozenset(
+    {
+        Name.STARTED, Name.SUCCEEDED, Name.FAILED, Name.REJECTED, Name.RETRIED, Name.RELEASED, Name.ACKED, Name.LEASE_LOST,
+        Name.DEAD_LETTERED,
+    }
+)  # fmt: skip
+_CAUSES = frozenset(
+    {Name.LEASE_LOST, Name.SETTLE_LOST, Name.SETTLE_UNKNOWN, Name.RETRIED, Name.INTERRUPTED, Name.FORWARDED}
+)
 
 
 def observe(event: Event) -> None:
-    match event.name:
-        case Name.ACKED:
-            ledger.write("settle", event.task_id, at=now())
-        case Name.LEASE_LOST | Name.SETTLE_LOST | Name.SETTLE_UNKNOWN | Name.RETRIED:
-            ledger.write("cause", event.task_id, at=now(), what=event.name.value)
-        case Name.DEAD_LETTERED:
-            ledger.write("dead", event.task_id, at=now(), why=event.detail["kind"])
-        case _:
-            pass
+    # The provider's id of a copy, where the message was not opened, ends in its generation.
+    task_id = (event.task_id or str(event.detail.get("task_id", ""))).split(":")[0]
+    if event.name in _TOLD and task_id:
+        ledger.write("told", task_id, at=now(), what=event.name.value, attempt=event.attempt)
+    if event.name is Name.RECEIVED:
+        ledger.write("received", str(event.detail["message_id"]).split(":")[0], at=now())
+    if event.name is Name.WORKER_DRAINING:
+        ledger.write("draining", at=now())
+    if event.name in _CAUSES:
+        ledger.write("cause", task_id, at=now(), what=event.name.value)
+    if event.name in (Name.LEASE_LOST, Name.INTERRUPTED) and task_id in _running:
+        ledger.write("loose", task_id, at=now(), run=_running[task_id])
+    if event.name in (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST) and _composing:
+        ledger.write("copy", task_id, at=now())
+    passing(f"event {event.name.value}")
 
 
+_composing = os.environ.get("STORM_AS") == "composing"
 app.events.add(observe)
+if _composing or _point:
+    _open = process.open_driver
+    process.open_driver = lambda url, clock: Wrapped(_open(url, clock), COMPOSING if _composing else None, passing)

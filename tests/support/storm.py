@@ -1,0 +1,174 @@
+"""A storm: worker processes on one queue, what they do read from their ledgers as it happens, and the judgement at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+from cloudq import deadletters
+from cloudq.driver import Part
+from support.ledger import FileLedger, Tail, read
+from support.oracle import Verdict, judge
+from support.processes import alive, cloudq, until
+
+#: Kinds of line that say something to a storm and nothing to the oracle.
+_NOT_JUDGED = ("received", "draining")
+#: The working directory and the modules are the process's.
+_importing = threading.Lock()
+_SETTLED = ("acked", "released", "dead-lettered")
+
+
+class Storm:
+    """Tasks of `support.storm_app` on a queue with this lease, in a directory of its own."""
+
+    def __init__(self, directory: Path, url: str, lease: float, grace: float = 5.0, *, composing: bool = False) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.lease = lease
+        self.composing = composing
+        self._log = 0
+        (directory / "cloudq.toml").write_text(
+            f'url = "{url}"\n[worker]\ngrace = "{grace}s"\n[queues.storm]\nlease = "{lease}s"\n'
+        )
+        self.variables = {"STORM_DIR": str(directory), **({"STORM_AS": "composing"} if composing else {})}
+        self.tasks = self._import()
+        self.app = self.tasks.app
+        self.now = self.tasks.now
+        self.ledger = FileLedger(directory)
+        self._tail = Tail(directory)
+        self.begun = 0
+        #: By process: the runs under way, and how often each id is in hand.
+        self.running: dict[int, dict[str, str]] = defaultdict(dict)
+        self.hand: dict[int, Counter[str]] = defaultdict(Counter)
+        self.drained_at: dict[int, float] = {}
+        self.over: set[str] = set()
+        self.confirmed: set[str] = set()
+
+    def _import(self):
+        """Import the application anew, with this storm's settings, for enqueuing."""
+        with _importing, mock.patch.dict(os.environ, self.variables), contextlib.chdir(self.directory):
+            sys.modules.pop("support.storm_app", None)
+            module = importlib.import_module("support.storm_app")
+            _ = module.app.settings  # read here, where cloudq.toml is
+        return module
+
+    def enqueue(self, messages: Iterable) -> None:
+        messages = list(messages)
+        for message in messages:
+            self.ledger.write("attempt", message.task_id, at=self.now())
+        self.app.enqueue_many(messages)
+        for message in messages:
+            self.ledger.write("acked", message.task_id, at=self.now())
+        self.confirmed |= {message.task_id for message in messages}
+
+    @contextmanager
+    def worker(self, *arguments: object, crash: str = "") -> Iterator:
+        """Have `cloudq worker` run, killed at the end if it still does."""
+        self._log += 1
+        variables = {**self.variables, **({"STORM_CRASH": crash} if crash else {})}
+        with cloudq(
+            "worker", "support.storm_app:app", "--log-level", "ERROR", *arguments,
+            cwd=self.directory, log=self.directory / f"worker-{self._log}.log", **variables,
+        ) as process:  # fmt: skip
+            yield process
+
+    def look(self) -> None:
+        """Take in what was written since the last look."""
+        for line in self._tail.new():
+            kind, task_id, pid = line["kind"], line["id"], line["pid"]
+            if kind == "start":
+                self.begun += 1
+                self.running[pid][task_id] = line["run"]
+            elif kind == "end":
+                self.running[pid].pop(task_id, None)
+                if line["well"]:
+                    self.over.add(task_id)
+            elif kind == "received":
+                self.hand[pid][task_id] += 1
+            elif kind == "draining":
+                self.drained_at[pid] = line["at"]
+            elif kind == "told" and line["what"] in _SETTLED:
+                # Where a move to the dead part is composed, its ack is told too.
+                if not (self.composing and line["what"] == "dead-lettered"):
+                    self.hand[pid][task_id] -= 1
+                if line["what"] == "dead-lettered":
+                    self.over.add(task_id)
+            elif kind == "told" and line["what"] == "lease-lost":
+                self.hand[pid][task_id] -= 1
+
+    def holders(self) -> list[int]:
+        """Return the living processes that have started work in hand."""
+        self.look()
+        return [pid for pid, runs in sorted(self.running.items()) if runs and alive(pid)]
+
+    def kill(self, pid: int) -> bool:
+        """SIGKILL, and write down what that explains. Returns whether the process held started work."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        until(lambda: not alive(pid), "a killed process lives on")
+        held = self.gone(pid)
+        if held:
+            self.ledger.write("fault", at=self.now(), what="SIGKILL of a holder")
+        return held
+
+    def gone(self, pid: int) -> bool:
+        """A process ended without a word: what it had in hand comes back. Returns whether it held started work."""
+        self.look()
+        runs, hand = self.running.pop(pid, {}), self.hand.pop(pid, Counter())
+        for task_id in sorted({*runs, *+hand}):
+            self.ledger.write("cause", task_id, at=self.now(), what="killed")
+            if self.composing:  # between a copy and the ack of its original
+                self.ledger.write("copy", task_id, at=self.now())
+        for task_id, run in sorted(runs.items()):
+            self.ledger.write("loose", task_id, at=self.now(), run=run)
+        return bool(runs)
+
+    def left(self) -> int | None:
+        """Return how many messages are in the queue, dead letters aside; None where the provider does not tell."""
+
+        async def count() -> int | None:
+            async with self.app.driver(self.app.url_of("storm")) as driver:
+                stats = [await driver.stats(q) for q in self.app.addresses("storm") if q.part is not Part.DEAD]
+                counts = [count for stat in stats for count in (stat.ready, stat.in_flight, stat.delayed)]
+                return None if None in counts else sum(counts)
+
+        return asyncio.run(count())
+
+    def drained(self) -> bool:
+        """Tell whether the queue is empty, or, where the provider does not tell, all that was confirmed is over."""
+        self.look()
+        left = self.left()
+        if left is not None:
+            return left == 0
+        return self.confirmed <= self.over | {letter.task_id for letter in self.dead_letters()}
+
+    def until_drained(self, patience: float = 120.0) -> None:
+        until(self.drained, f"the queue was not drained ({self.directory})", patience=patience, every=0.2)
+        self.ledger.write("drained", at=self.now())
+
+    def dead_letters(self) -> list[deadletters.Letter]:
+        async def look() -> list[deadletters.Letter]:
+            async with self.app.driver(self.app.url_of("storm")) as driver:
+                found = await deadletters.look(driver, self.app.address("storm", Part.DEAD), 1_000_000)
+                return [deadletters.open_letter(delivery) for delivery in found]
+
+        return asyncio.run(look())
+
+    def verdict(self) -> Verdict:
+        """Judge, with what is in the dead part. Closes the application."""
+        for letter in self.dead_letters():
+            self.ledger.write("dead", letter.task_id, at=self.now(), why=letter.record.kind)
+        self.app.close()
+        return judge(line for line in read(self.directory) if line["kind"] not in _NOT_JUDGED)

@@ -1,0 +1,71 @@
+"""A real driver in a thin wrapper: with named points before and after each call, or with less that it can do natively."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from cloudq_local.facts import LIMITS
+
+#: SQLite as if it were a provider that counts deliveries and not crashes, and can hold and move nothing by itself.
+COMPOSING = replace(
+    LIMITS,
+    provider="SQLite, composing",
+    native_dead_letter=False,
+    counts_crashes=False,
+    release_uncounted=False,
+    send_delay=0.0,
+    release_delay=0.1,
+    ordered_release_delay=0.1,
+    ordered_delay=False,
+)
+
+
+class Wrapped:
+    def __init__(self, driver, limits=None, passing: Callable[[str], None] = lambda _point: None) -> None:
+        """`limits` replace the driver's. `passing` is told of every point: "<call> <part of the queue> before" and "... after"."""
+        self._driver = driver
+        self._limits = limits
+        self._passing = passing
+
+    @property
+    def limits(self):
+        return self._driver.limits if self._limits is None else self._limits
+
+    async def _call(self, name, queue, *args):
+        point = f"{name} {queue.part.value}"
+        self._passing(f"{point} before")
+        answer = await getattr(self._driver, name)(queue, *args)
+        if answer or name == "send":  # an empty receive is no step
+            self._passing(f"{point} after")
+        return answer
+
+    async def send(self, queue, batch):
+        return await self._call("send", queue, batch)
+
+    async def receive(self, queue, max_messages, wait):
+        deliveries = await self._call("receive", queue, max_messages, wait)
+        return deliveries if self.limits.counts_crashes else [replace(delivery, crashes=None) for delivery in deliveries]
+
+    async def ack(self, queue, batch):
+        return await self._call("ack", queue, batch)
+
+    async def release(self, queue, batch):
+        if not self.limits.release_uncounted:
+            batch = [replace(item, counted=True) for item in batch]
+        return await self._call("release", queue, batch)
+
+    async def extend(self, queue, batch, lease):
+        return await self._call("extend", queue, batch, lease)
+
+    async def dead_letter(self, queue, dead, batch):
+        return await self._call("dead_letter", queue, dead, batch)
+
+    async def stats(self, queue):
+        return await self._driver.stats(queue)
+
+    def unwrap(self, kind):
+        return self._driver.unwrap(kind)
+
+    async def aclose(self):
+        await self._driver.aclose()
