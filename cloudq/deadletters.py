@@ -53,6 +53,9 @@ def write(bury: Bury, delivery: Delivery, limits: Limits, *, now: float, task: s
 def read(delivery: Delivery) -> Record:
     """Return the record of a dead letter. One that the provider moved by itself, without a record, counts as crashed."""
     text = delivery.attributes.get(RECORD)
+    if text == "":
+        room = f"a message of {len(delivery.body):,} bytes left no room for a record"
+        return Record(kind="?", reason=room, at=0.0, queue=delivery.queue.logical)
     if text is not None:
         try:
             return msgspec.json.decode(text, type=Record)

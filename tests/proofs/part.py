@@ -1,7 +1,7 @@
 """A part of the proof: a promise, its pieces, and what adds them up.
 
-Figures of pieces are added; those whose name begins with `worst` are compared, and the largest counts. `broken` holds, in words,
-what did not hold: a part holds when there is nothing in it.
+Figures of pieces are added; those whose name begins with `worst` are compared, and the largest counts. `broken` holds, in
+words, what did not hold: a part holds when there is nothing in it.
 """
 
 from __future__ import annotations

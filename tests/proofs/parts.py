@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from proofs.hostile import HOSTILE
+from proofs.leases import LEASES
+from proofs.outage import OUTAGE
 from proofs.part import Part
 from proofs.points import POINTS
+from proofs.power import POWER
 from proofs.simulation import SIMULATION
+from proofs.soak import SOAK
+from proofs.stopping import PAUSED, ROLLING, TERMINATE
 from proofs.storm import STORM
 
-PARTS: dict[str, Part] = {part.name: part for part in (STORM, POINTS, SIMULATION)}
+PARTS: dict[str, Part] = {
+    part.name: part for part in (STORM, POINTS, TERMINATE, ROLLING, PAUSED, LEASES, HOSTILE, POWER, OUTAGE, SOAK, SIMULATION)
+}

@@ -1,6 +1,6 @@
-"""`os._exit` at every named point between receive and settle, and of a hop: before and after each call, at each event, in the task.
+"""`os._exit` at every named point between receive and settle, and of a hop: around each call, at each event, in the task.
 
-Each run has a worker that ends at the point, at its first, second or third passing, and then one that does not.
+Each run has a worker that ends at the point, and then one that does not.
 """
 
 from __future__ import annotations
@@ -117,13 +117,13 @@ def crashes(directory: Path, url: str, runs: Sequence[tuple[int, str, bool]]) ->
     return total
 
 
-def _pieces(full: bool, url: str) -> Sequence[Piece]:  # noqa: FBT001  the signature of every part
+def _pieces(full: bool, url: str) -> Sequence[Piece]:
     points = [(point, composing) for composing, names in ((False, NATIVE), (True, COMPOSED)) for point in names]
     if not full:
         runs = [(1, *point) for point in points]
         return [Piece("each-once", lambda directory: crashes(directory, url, runs))]
 
-    def piece(point: str, composing: bool) -> Piece:  # noqa: FBT001  as in the pair
+    def piece(point: str, composing: bool) -> Piece:
         runs = [(seed, point, composing) for seed in range(1, SEEDS + 1)]
         name = f"{point}-{'composing' if composing else 'native'}".replace(" ", "-")
         return Piece(name, lambda directory: crashes(directory, url, runs))
@@ -138,8 +138,8 @@ def _check(figures: dict[str, Any]) -> Sequence[str]:
 
 POINTS = Part(
     "crash-points",
-    f"os._exit at each of {len(NATIVE) + len(COMPOSED)} named points between receive and settle, {SEEDS} seeds each: nothing is "
-    f"lost, and what was in hand is back within its lease plus {SOON:g} s",
+    f"os._exit at each of {len(NATIVE) + len(COMPOSED)} named points between receive and settle, {SEEDS} seeds each: nothing "
+    f"is lost, and what was in hand is back within its lease plus {SOON:g} s",
     _pieces,
     _check,
 )

@@ -36,7 +36,7 @@ def storm(directory: Path, url: str, tasks: int, processes: int, kills: int) -> 
     return result
 
 
-def _pieces(full: bool, url: str) -> Sequence[Piece]:  # noqa: FBT001  the signature of every part
+def _pieces(full: bool, url: str) -> Sequence[Piece]:
     tasks, processes, kills = (20_000, 8, 25) if full else (3_000, 4, 8)
     return [Piece("storm", lambda directory: storm(directory, url, tasks, processes, kills))]
 

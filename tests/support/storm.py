@@ -31,14 +31,24 @@ _SETTLED = ("acked", "released", "dead-lettered")
 class Storm:
     """Tasks of `support.storm_app` on a queue with this lease, in a directory of its own."""
 
-    def __init__(self, directory: Path, url: str, lease: float, grace: float = 5.0, *, composing: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        lease: float,
+        grace: float = 5.0,
+        *,
+        unknown_grace: float = 3600.0,
+        composing: bool = False,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.lease = lease
         self.composing = composing
         self._log = 0
         (directory / "cloudq.toml").write_text(
-            f'url = "{url}"\n[worker]\ngrace = "{grace}s"\n[queues.storm]\nlease = "{lease}s"\n'
+            f'url = "{url}"\n[queues.storm]\nlease = "{lease}s"\n'
+            f'[worker]\ngrace = "{grace}s"\nunknown_grace = "{unknown_grace}s"\n'
         )
         self.variables = {"STORM_DIR": str(directory), **({"STORM_AS": "composing"} if composing else {})}
         self.tasks = self._import()
@@ -72,10 +82,10 @@ class Storm:
         self.confirmed |= {message.task_id for message in messages}
 
     @contextmanager
-    def worker(self, *arguments: object, crash: str = "") -> Iterator:
+    def worker(self, *arguments: object, crash: str = "", closed: Path | None = None) -> Iterator:
         """Have `cloudq worker` run, killed at the end if it still does."""
         self._log += 1
-        variables = {**self.variables, **({"STORM_CRASH": crash} if crash else {})}
+        variables = {**self.variables, "STORM_CRASH": crash, "STORM_CLOSED": str(closed or "")}
         with cloudq(
             "worker", "support.storm_app:app", "--log-level", "ERROR", *arguments,
             cwd=self.directory, log=self.directory / f"worker-{self._log}.log", **variables,
@@ -123,16 +133,17 @@ class Storm:
             self.ledger.write("fault", at=self.now(), what="SIGKILL of a holder")
         return held
 
-    def gone(self, pid: int) -> bool:
+    def gone(self, pid: int, at: float | None = None) -> bool:
         """A process ended without a word: what it had in hand comes back. Returns whether it held started work."""
         self.look()
+        at = self.now() if at is None else at
         runs, hand = self.running.pop(pid, {}), self.hand.pop(pid, Counter())
         for task_id in sorted({*runs, *+hand}):
-            self.ledger.write("cause", task_id, at=self.now(), what="killed")
+            self.ledger.write("cause", task_id, at=at, what="killed")
             if self.composing:  # between a copy and the ack of its original
-                self.ledger.write("copy", task_id, at=self.now())
+                self.ledger.write("copy", task_id, at=at)
         for task_id, run in sorted(runs.items()):
-            self.ledger.write("loose", task_id, at=self.now(), run=run)
+            self.ledger.write("loose", task_id, at=at, run=run)
         return bool(runs)
 
     def left(self) -> int | None:

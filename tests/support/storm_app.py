@@ -1,8 +1,9 @@
 """The application that storms are run on. Its workers write what they do to ledgers in STORM_DIR, one file a process.
 
-    STORM_DIR     where the ledgers are
-    STORM_AS      "composing": SQLite as if it could do nothing natively, so that the core composes retry, delay and dead letters
-    STORM_CRASH   a named point at which the process ends without a word, and at which occurrence: "ack main before:2"
+STORM_DIR     where the ledgers are
+STORM_AS      "composing": SQLite as if it could do nothing natively, so that the core composes retry, delay and dead letters
+STORM_CLOSED  a file: while it is there, the dead part cannot be written
+STORM_CRASH   a named point at which the process ends without a word, and at which occurrence: "ack main before:2"
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from cloudq import Backoff, CloudQ, Context, Reject
+from cloudq.errors import Unavailable
 from cloudq.events import Event, Name
 from cloudq.worker import process
 from support.ledger import FileLedger
@@ -23,6 +26,7 @@ ledger = FileLedger(Path(os.environ["STORM_DIR"]))
 _runs = itertools.count(1)
 _occurrences: dict[str, itertools.count[int]] = {}
 _point, _, _nth = os.environ.get("STORM_CRASH", "").rpartition(":")
+_closed = os.environ.get("STORM_CLOSED", "")
 #: By task id, the run under way, where a report concerns it.
 _running: dict[str, str] = {}
 _lock = threading.Lock()
@@ -33,7 +37,10 @@ def now() -> float:
 
 
 def passing(point: str) -> None:
-    """A named point: here the process may end, as by SIGKILL."""
+    """A named point: here the process may end, as by SIGKILL, or the provider be away."""
+    if point in ("send dead before", "dead_letter main before") and _closed and Path(_closed).exists():
+        ledger.write("fault", at=now(), what=f"the dead part is closed: {point}")
+        raise Unavailable("the dead part is closed")
     if point != _point:
         return
     with _lock:
@@ -54,7 +61,7 @@ class _Run:
         self._run = f"{os.getpid()}-{next(_runs)}"
         self.well = True
 
-    def __enter__(self) -> _Run:
+    def __enter__(self) -> Self:
         _running[self._task_id] = self._run
         ledger.write("start", self._task_id, run=self._run, at=now())
         passing("task begun")
@@ -111,7 +118,7 @@ def hold_the_lock(length: float) -> None:
 @app.task(queue="storm", name="hold", retry=Backoff(first=0.2, cap=1))
 def hold(ctx: Context, length: float) -> None:
     with _Run(ctx):
-        hold_the_lock(length)
+        hold_the_lock(length if ctx.attempt == 1 else 0.0)
 
 
 @app.task(queue="storm", name="hold_isolated", retry=Backoff(first=0.2, cap=1), isolate=True)
@@ -120,12 +127,10 @@ def hold_isolated(ctx: Context, length: float) -> None:
         hold_the_lock(length)
 
 
-@app.task(queue="storm", name="deadly")
+@app.task(queue="storm", name="deadly", retry=Backoff(max_attempts=2))
 def deadly(ctx: Context) -> None:
     _Run(ctx).__enter__()
     ledger.write("fault", ctx.task_id, at=now(), what="the task ends its process")
-    ledger.write("loose", ctx.task_id, at=now(), run=_running[ctx.task_id])
-    ledger.write("cause", ctx.task_id, at=now(), what="crashed")
     os._exit(13)
 
 
@@ -139,9 +144,7 @@ _TOLD = frozenset(
         Name.DEAD_LETTERED,
     }
 )  # fmt: skip
-_CAUSES = frozenset(
-    {Name.LEASE_LOST, Name.SETTLE_LOST, Name.SETTLE_UNKNOWN, Name.RETRIED, Name.INTERRUPTED, Name.FORWARDED}
-)
+_CAUSES = frozenset({Name.LEASE_LOST, Name.SETTLE_LOST, Name.SETTLE_UNKNOWN, Name.RETRIED, Name.INTERRUPTED, Name.FORWARDED})
 
 
 def observe(event: Event) -> None:
@@ -164,6 +167,6 @@ def observe(event: Event) -> None:
 
 _composing = os.environ.get("STORM_AS") == "composing"
 app.events.add(observe)
-if _composing or _point:
+if _composing or _point or _closed:
     _open = process.open_driver
     process.open_driver = lambda url, clock: Wrapped(_open(url, clock), COMPOSING if _composing else None, passing)

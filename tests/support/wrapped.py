@@ -23,7 +23,7 @@ COMPOSING = replace(
 
 class Wrapped:
     def __init__(self, driver, limits=None, passing: Callable[[str], None] = lambda _point: None) -> None:
-        """`limits` replace the driver's. `passing` is told of every point: "<call> <part of the queue> before" and "... after"."""
+        """`limits` replace the driver's. `passing` is told of every point: "<call> <part of the queue> before", "... after"."""
         self._driver = driver
         self._limits = limits
         self._passing = passing
