@@ -136,9 +136,10 @@ def _check(figures: dict[str, Any]) -> Sequence[str]:
 
 HOSTILE = Part(
     "hostile",
-    f"10,000 bad messages of {len(KINDS) + 1} kinds among 10,000 good ones: no restart, every good one done, every bad "
-    f"one kept, byte for byte and with a reason, memory growth under {GROWTH:g} MiB. A task that ends its process: quarantined after "
-    f"{CRASHES} crashes where crashes are counted, elsewhere within max_attempts + {UNRUN_FORGIVEN} deliveries",
+    f"10,000 bad messages of {len(KINDS) + 1} kinds among 10,000 good ones: no restart, every good one done, every bad one "
+    "kept with identical bytes and a reason, memory growth under "
+    f"{GROWTH:g} MiB. A task that ends its process: quarantined after {CRASHES} crashes where crashes are counted, elsewhere "
+    f"within max_attempts + {UNRUN_FORGIVEN} deliveries",
     _pieces,
     _check,
 )

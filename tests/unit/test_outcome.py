@@ -11,6 +11,7 @@ from cloudq.driver import Delivery, Queue
 from cloudq.envelope import Envelope, Newer, Unreadable
 from cloudq.outcome import (
     CRASHES,
+    EARLY,
     UNRUN_FORGIVEN,
     Ack,
     Bury,
@@ -152,6 +153,61 @@ def test_a_delay_that_the_provider_cannot_hold_is_a_copy_and_never_for_ordered_w
     short = replace(SQLITE, release_delay=5.0, ordered_release_delay=5.0)
     assert decided(Failed("x"), draw=1.0, limits=short) == Resend(10, 1)
     assert decided(Failed("x"), draw=1.0, limits=short, ordering_key="k") == GiveBack(5)
+
+
+# To the edge ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_bounds_are_the_documented_ones():
+    assert (CRASHES, UNRUN_FORGIVEN, EARLY) == (3, 5, 1.0)
+
+
+def test_at_the_second_of_its_expiry_a_task_is_expired():
+    assert admitted(envelope(expires=NOW)).kind is Kind.EXPIRED
+    assert admitted(envelope(expires=NOW - 30)).reason == "expired 30 s before a worker took it"
+    assert admitted(envelope(expires=NOW - 1), policy=Policy(on_expiry="dead-letter")).kind is Kind.EXPIRED
+
+
+def test_what_is_due_within_a_second_is_run():
+    assert admitted(envelope(due=NOW + 1.0)) == Run(1)
+    assert admitted(envelope(due=NOW + 1.1)) == GiveBack(pytest.approx(1.1), counted=False)
+
+
+def test_the_longest_release_delay_is_still_a_release():
+    longest = replace(SQLITE, release_delay=100.0)
+    assert admitted(envelope(due=NOW + 100), limits=longest) == GiveBack(100, counted=False)
+    assert isinstance(admitted(envelope(due=NOW + 100.1), limits=longest), Resend)
+    assert decided(Failed("x", after=100), limits=longest) == GiveBack(100)
+    assert decided(Failed("x", after=100.1), limits=longest) == Resend(100.1, 1)
+    assert decided(NotRun(delay=200.0), limits=longest) == GiveBack(100, counted=False)
+
+
+def test_at_its_maximum_age_a_failure_is_given_up():
+    assert decided(Failed("x"), time=NOW - 86_400).reason == "x (attempt 1, 86400 s old, max_age 1d)"
+    assert isinstance(decided(Failed("x"), time=NOW - 86_399), GiveBack)
+
+
+def test_the_reasons_give_the_numbers():
+    assert admitted(envelope(), delivery(9, crashes=3)).reason == (
+        "its worker ended or lost the lease 3 times without an outcome"
+    )
+    assert admitted(envelope(attempts=1), delivery(8, None), limits=COUNTING).reason == (
+        "delivered 9 times without an outcome; 8 are allowed"
+    )
+
+
+def test_an_unknown_task_is_offered_after_these_delays():
+    def offered(number):
+        return admitted(envelope(generation=number), delivery(1), policy=None)
+
+    assert [offered(number).delay for number in range(1, 18)] == [5, 10, 20, 40, 80, 160, *[300] * 10, 285]
+    assert offered(18) == Bury(Kind.UNKNOWN_TASK, "no worker knew the task 'x' while it was offered for 3600 s")
+    assert offered(3).reason == "this worker does not know the task 'x'; it is offered again, for 3585 s more"
+    # An ordered one is given back, never copied: a copy would go to the end of its group.
+    given = admitted(envelope(ordering_key="k"), delivery(4), policy=None)
+    assert given == GiveBack(40, reason=given.reason)
+    short = replace(SQLITE, release_delay=7.0)
+    assert admitted(Newer(2), delivery(4), policy=None, limits=short).delay == 7.0
 
 
 outcomes = st.one_of(
