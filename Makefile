@@ -26,8 +26,8 @@ bench: .venv/dev    ## What the local provider costs.
 	$(BIN)/python benchmarks/local/throughput.py
 	$(BIN)/python benchmarks/local/wake.py
 
-prove: .venv/dev    ## Long runs: a thousand seeds.
-	$(BIN)/python -m pytest tests/simulation tests/integration -q --seeds 1000
+prove: .venv/prove  ## The full proof, recorded in docs/proof; goes on where it was cut off. PARTS="storm power" for some of it.
+	cd tests && ../$(BIN)/python -m proofs $(PARTS) $(if $(URL),--url $(URL))
 
 wheel: .venv/dev    ## Build the wheel from the sdist, and try it in an environment of its own, away from the source.
 	$(BIN)/python tests/packaging/try_wheel.py
@@ -38,9 +38,11 @@ lock: .venv/dev     ## Write requirements/ anew.
 		pyproject.toml --group build -o requirements/core.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml --group prove -o requirements/prove.txt
 
 clean:              ## Remove what the other verbs made.
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -55,4 +57,8 @@ clean:              ## Remove what the other verbs made.
 
 .venv/dev: .venv/core requirements/dev.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/prove: .venv/dev requirements/prove.txt
+	@$(PIP) install --require-hashes -r requirements/prove.txt
 	@touch $@

@@ -47,7 +47,7 @@ def held_lock(directory: Path, url: str, times: int) -> Result:
     storm.enqueue(storm.tasks.hold.message(2 * LEASE) for _ in range(times))
     storm.ledger.write("fault", at=storm.now(), what="the interpreter's lock held for two leases")
     with storm.worker("--concurrency", 1) as worker:
-        storm.until_drained(60 + 3 * LEASE * times)
+        storm.until_drained(60 + 10 * LEASE * times)
         worker.terminate()
         result.hold(worker.wait(30) == 0, f"the worker ended with {worker.returncode}")
     told = [line for line in read(storm.directory) if line["kind"] == "told" and line["attempt"] == 1]

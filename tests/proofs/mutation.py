@@ -95,9 +95,7 @@ def _result(dump: str, source: Sequence[str]) -> Result:
     return result
 
 
-def _pieces(full: bool, _url: str) -> Sequence[Piece]:
-    if not full:
-        return []  # tests/simulation/test_mutants.py has a few of its own
+def _pieces(_full: bool, _url: str) -> Sequence[Piece]:
     assert shutil.which("cosmic-ray", path=str(Path(sys.executable).parent)), "cosmic-ray is needed: make prove installs it"
     return [Piece(Path(module).stem, lambda directory, module=module: mutate(directory, module)) for module in MODULES]
 
@@ -113,4 +111,6 @@ MUTATION = Part(
     f"of the mutants of {', '.join(MODULES)} at least {KILLED:.0%} are killed, and the survivors have a reason",
     _pieces,
     _check,
+    sampled=False,  # tests/simulation/test_mutants.py has a few mutants of its own
+    code=(*MODULES, "tests/simulation", "tests/unit/test_outcome.py", "tests/proofs/mutation.py", "tests/proofs/survivors.py"),
 )

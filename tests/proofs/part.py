@@ -77,6 +77,8 @@ class Part:
     pieces: Callable[[bool, str], Sequence[Piece]]
     #: Says what does not hold of the whole: sizes that were not reached, limits that were passed.
     check: Callable[[dict[str, Any]], Sequence[str]] = lambda _figures: ()
+    #: `make test` runs a small one.
+    sampled: bool = True
     #: Files and folders of code that its results depend on: kept pieces are of no use once one has changed.
     code: tuple[str, ...] = _CODE
 

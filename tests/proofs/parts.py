@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proofs.hostile import HOSTILE
 from proofs.leases import LEASES
+from proofs.mutation import MUTATION
 from proofs.outage import OUTAGE
 from proofs.part import Part
 from proofs.points import POINTS
@@ -14,5 +15,6 @@ from proofs.stopping import PAUSED, ROLLING, TERMINATE
 from proofs.storm import STORM
 
 PARTS: dict[str, Part] = {
-    part.name: part for part in (STORM, POINTS, TERMINATE, ROLLING, PAUSED, LEASES, HOSTILE, POWER, OUTAGE, SOAK, SIMULATION)
+    part.name: part
+    for part in (STORM, POINTS, TERMINATE, ROLLING, PAUSED, LEASES, HOSTILE, POWER, OUTAGE, SOAK, SIMULATION, MUTATION)
 }

@@ -35,11 +35,14 @@ def terminate(directory: Path, url: str, signals: int, at_once: int) -> Result:
         storm.enqueue(storm.tasks.work.message(_length(draw)) for _ in range(4 * at_once))
         with ExitStack() as stack:
             workers = [stack.enter_context(storm.worker("--concurrency", 3)) for _ in range(at_once)]
-            moments = {worker.pid: time.monotonic() + draw.uniform(0.8, 2.5) for worker in workers}  # noqa: TID251  the plan
+            moments: dict[int, float] = {}
             living = list(workers)
             while living:
+                storm.look()
                 for worker in list(living):
-                    if worker.pid not in sent and time.monotonic() >= moments[worker.pid]:  # noqa: TID251  the plan
+                    if worker.pid in storm.working:  # before that it has nothing in hand
+                        moments.setdefault(worker.pid, storm.now() + draw.uniform(0.0, 1.7))
+                    if worker.pid not in sent and storm.now() >= moments.get(worker.pid, float("inf")):
                         sent[worker.pid] = storm.now()
                         worker.send_signal(signal.SIGTERM)
                         storm.ledger.write("fault", at=storm.now(), what="SIGTERM")

@@ -22,7 +22,7 @@ from support.oracle import Verdict, judge
 from support.processes import alive, cloudq, until
 
 #: Kinds of line that say something to a storm and nothing to the oracle.
-_NOT_JUDGED = ("received", "draining")
+_NOT_JUDGED = ("began", "received", "draining")
 #: The working directory and the modules are the process's.
 _importing = threading.Lock()
 _SETTLED = ("acked", "released", "dead-lettered")
@@ -60,6 +60,7 @@ class Storm:
         #: By process: the runs under way, and how often each id is in hand.
         self.running: dict[int, dict[str, str]] = defaultdict(dict)
         self.hand: dict[int, Counter[str]] = defaultdict(Counter)
+        self.working: set[int] = set()
         self.drained_at: dict[int, float] = {}
         self.over: set[str] = set()
         self.confirmed: set[str] = set()
@@ -105,6 +106,8 @@ class Storm:
                     self.over.add(task_id)
             elif kind == "received":
                 self.hand[pid][task_id] += 1
+            elif kind == "began":
+                self.working.add(pid)
             elif kind == "draining":
                 self.drained_at[pid] = line["at"]
             elif kind == "told" and line["what"] in _SETTLED:

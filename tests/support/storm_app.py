@@ -154,6 +154,8 @@ def observe(event: Event) -> None:
         ledger.write("told", task_id, at=now(), what=event.name.value, attempt=event.attempt)
     if event.name is Name.RECEIVED:
         ledger.write("received", str(event.detail["message_id"]).split(":")[0], at=now())
+    if event.name is Name.WORKER_STARTED:
+        ledger.write("began", at=now())
     if event.name is Name.WORKER_DRAINING:
         ledger.write("draining", at=now())
     if event.name in _CAUSES:
