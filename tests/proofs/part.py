@@ -178,6 +178,8 @@ def _run(piece: Piece) -> dict[str, Any]:
             result = piece.run(directory)
         except AssertionError as error:  # something did not happen in its time
             result = Result(broken=[str(error)])
+        if result.broken:  # the ledgers and logs, for whoever looks for the reason
+            shutil.copytree(directory, KEPT / "broken" / piece.name, dirs_exist_ok=True)
     return {
         "figures": result.figures,
         "broken": result.broken,

@@ -10,10 +10,12 @@ from itertools import pairwise
 import msgspec
 import pytest
 
+from cloudq import CloudQ
 from cloudq.driver import Outgoing, Part, Queue, Settled
 from cloudq.envelope import VERSION, Envelope, encode
 from cloudq.errors import Throttled, Unavailable
 from cloudq.events import Events, Name
+from cloudq.execution import Job
 from cloudq.outcome import Ack, Bury, GiveBack, Kind, Resend
 from cloudq.sending import Sender
 from cloudq.worker.held import Held, Station
@@ -65,11 +67,11 @@ class Scripted(MemoryDriver):
         return [at for what, at, _ in self.calls if what == name]
 
 
-class Longest(random.Random):
-    """Draws the longest of every range: what is drawn is then known."""
+class Middle(random.Random):
+    """Draws the middle of every range: what is drawn is then known."""
 
     def uniform(self, a, b):
-        return b
+        return (a + b) / 2
 
 
 class Desk:
@@ -82,13 +84,13 @@ class Desk:
         self.log = []
         events = Events.only(self.log.append)
         self.tasks = set()
-        sender = Sender(self.driver, clock, self.spawn, Longest())
+        sender = Sender(self.driver, clock, self.spawn, Middle())
         queue = Queue("main", "main", lease=LEASE)
         dead, delay = (replace(queue, physical=part.value, part=part) for part in (Part.DEAD, Part.DELAY))
         self.station = Station(queue, dead, delay, self.driver, sender)
         self.lost = []
         self.leases = Leases(clock, events, self.spawn, self.lost.append)
-        self.settler = Settler(self.station, self.leases, clock, events, self.spawn, Longest())
+        self.settler = Settler(self.station, self.leases, clock, events, self.spawn, Middle())
         self.spawn(self.leases.run())
 
     def spawn(self, work):
@@ -115,6 +117,11 @@ class Desk:
         self.settler.settle(held, settlement, self.envelope(1))
         return ends
 
+    def job(self, held):
+        app = CloudQ("memory://unused", clock=self.clock)
+        task = app.task(name="x", timeout="5m")(lambda: None)
+        return Job(task, self.envelope(1), held.delivery, 3, (), {})
+
     def told(self, *of):
         start = 1_700_000_000.0
         return [(event.name, round(event.at - start, 6)) for event in self.log if not of or event.name in of]
@@ -126,10 +133,12 @@ class Desk:
 @virtually
 async def test_a_lease_is_renewed_at_half_of_each(clock):
     desk = Desk(clock)
+    assert desk.leases.worst_gap == 0.0
     desk.hold()
     await asyncio.sleep(3 * LEASE - 1)
     assert desk.driver.times("extend") == [50, 100, 150, 200, 250]
     assert desk.told(Name.RENEWED)[0] == (Name.RENEWED, 50)
+    assert desk.log[0].attempt == 0
     assert desk.leases.worst_gap == 0.0
 
 
@@ -259,6 +268,51 @@ async def test_a_confirmation_extends_now_and_is_not_renewed_meanwhile(clock):
     assert held.extended
 
 
+@virtually
+async def test_a_lease_that_ended_while_nothing_ran_is_lost(clock):
+    desk = Desk(clock)
+    desk.hold()
+    await asyncio.sleep(49)
+    clock._loop.now += 60
+    await asyncio.sleep(1)
+    assert desk.told() == [(Name.LEASE_LOST, 109)]
+
+
+@virtually
+async def test_a_time_that_passed_while_nothing_ran_has_passed(clock):
+    desk = Desk(clock)
+    held = desk.hold()
+    held.renew_until = 45.0
+    desk.leases.hold(held)
+    await asyncio.sleep(44)
+    clock._loop.now += 10
+    await asyncio.sleep(1)
+    assert desk.driver.times("extend") == []
+
+
+@virtually
+async def test_what_is_being_renewed_is_not_renewed_beside_it(clock):
+    desk = Desk(clock)
+    desk.driver.script["extend"] = [SILENT]
+    desk.hold(1, renew_in=85)
+    desk.hold(2, renew_in=96)
+    await asyncio.sleep(97)
+    assert [(at, count) for _, at, count in desk.driver.calls] == [(85, 1), (96, 1)]
+
+
+@virtually
+async def test_a_task_past_its_timeout_is_told_of_once(clock):
+    desk = Desk(clock)
+    held = desk.hold()
+    held.job, held.renew_until = desk.job(held), 60.0
+    desk.leases.hold(held)
+    await asyncio.sleep(2 * LEASE)
+    assert desk.told(Name.TIMED_OUT, Name.LEASE_LOST) == [(Name.TIMED_OUT, 60), (Name.LEASE_LOST, 150)]
+    timed_out = next(event for event in desk.log if event.name is Name.TIMED_OUT)
+    assert (timed_out.detail, timed_out.attempt, timed_out.task) == ({"timeout": 300.0}, 3, "x")
+    assert desk.log[-1].detail == {"running": 1}
+
+
 # Settlements ------------------------------------------------------------------------------------------------------------------
 
 
@@ -269,8 +323,9 @@ async def test_an_ack_without_an_answer_is_asked_for_again_with_growing_pauses(c
     ends = desk.settle(desk.hold(), Ack())
     await asyncio.sleep(90)
     gaps = [round(b - a, 6) for a, b in pairwise(desk.driver.times("ack"))]
-    assert gaps == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
-    assert desk.told(Name.ACKED, Name.SETTLE_UNKNOWN) == [(Name.ACKED, 21.3)]
+    assert gaps == [round(0.75 * pause, 6) for pause in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0)]
+    assert desk.told(Name.ACKED, Name.SETTLE_UNKNOWN) == [(Name.ACKED, 15.975)]
+    assert desk.log[0].attempt == 0
     assert ends == [True]
 
 
@@ -295,7 +350,7 @@ async def test_an_answer_is_waited_for_a_quarter_of_a_lease(clock):
     desk.driver.script["ack"] = [SILENT]
     desk.settle(desk.hold(), Ack())
     await asyncio.sleep(50)
-    assert desk.driver.times("ack") == [0, 25.1]
+    assert desk.driver.times("ack") == [0, 25.075]
 
 
 @virtually
@@ -391,7 +446,7 @@ async def test_a_copy_is_confirmed_before_its_original_is_acked(clock):
     ends = desk.settle(desk.hold(), Bury(Kind.FAILED, "boom"))
     await asyncio.sleep(20)
     assert [name for name, _, _ in desk.driver.calls] == ["send", "send", "send", "ack"]
-    assert desk.told() == [(Name.DEAD_LETTERED, 0.15), (Name.ACKED, 0.15)]
+    assert desk.told() == [(Name.DEAD_LETTERED, 0.1125), (Name.ACKED, 0.1125)]
     assert ends == [True]
 
 
@@ -404,14 +459,39 @@ async def test_a_copy_that_cannot_be_sent_is_tried_for_a_lease_and_then_given_ba
     unknown = desk.told(Name.SETTLE_UNKNOWN)
     # Each send is tried for some 5 s, and the pauses between them grow to 5 s too.
     gaps = [b - a for (_, a), (_, b) in pairwise(unknown)]
-    assert [round(b - a, 1) for a, b in pairwise(gaps)][:5] == [0.1, 0.2, 0.4, 0.8, 1.6]
-    assert all(9 < gap <= 10 for gap in gaps[-3:])
+    assert all(7 < gap <= 9.5 for gap in gaps[-3:])
+    assert gaps[:3] == sorted(gaps[:3])
     ((_, at),) = desk.told(Name.RELEASED)
     assert LEASE - 10 < at <= LEASE
     assert desk.log[-1].detail == {"delay": 10.0}
     assert desk.driver.times("ack") == []
     assert ends == [True]
     assert desk.broker.stats(desk.station.queue).delayed in (0, 1)
+
+
+@virtually
+async def test_a_copy_that_is_not_confirmed_when_the_lease_ends_is_not_told_of(clock):
+    desk = Desk(clock, **COMPOSED)
+    desk.driver.script["send"] = [Unavailable("away")] * 1000
+    held = desk.hold(kept=False)
+    await asyncio.sleep(60)
+    ends = desk.settle(held, Bury(Kind.FAILED, "boom"))
+    await asyncio.sleep(LEASE)
+    assert {name for name, _ in desk.told()} == {Name.SETTLE_UNKNOWN, Name.LEASE_LOST}
+    assert ends == [False]
+    assert desk.broker.stats(desk.station.dead).ready == 0
+
+
+@virtually
+async def test_ordered_work_does_not_linger(clock):
+    desk = Desk(clock, linger=60.0)
+    station = replace(desk.station, queue=replace(desk.station.queue, ordered=True))
+    settler = Settler(station, desk.leases, clock, Events.only(desk.log.append), desk.spawn, Middle())
+    held = desk.hold()
+    held.finished = True
+    settler.settle(held, Ack(), None)
+    await asyncio.sleep(0.5)
+    assert desk.driver.calls == [("ack", 0, 1)]
 
 
 @virtually
@@ -437,13 +517,13 @@ async def test_a_copy_whose_original_is_lost_meanwhile_is_told_of_and_not_acked(
 @virtually
 async def test_a_later_copy_goes_to_the_delay_part_one_generation_on(clock):
     desk = Desk(clock, **COMPOSED)
-    desk.settle(desk.hold(), Resend(900.0, 3))
+    desk.settle(desk.hold(), Resend(900.12345, 3))
     await asyncio.sleep(1)
     (copy,) = desk.broker.take(desk.station.delay, 1)
     fields = msgspec.json.decode(copy.body)
     assert copy.message_id == "t1:1"
-    assert (fields["generation"], fields["attempts"], fields["due"] - 1_700_000_000) == (1, 3, 900)
-    assert desk.log[0].detail == {"delay": 900.0}
+    assert (fields["generation"], fields["attempts"], fields["due"]) == (1, 3, 1_700_000_900.123)
+    assert desk.log[0].detail == {"delay": 900.12345}
 
 
 @virtually
@@ -460,6 +540,7 @@ async def test_a_short_copy_goes_to_the_queue_itself(clock):
 async def test_a_foreign_message_is_buried_with_its_id_and_attributes(clock):
     desk = Desk(clock, **COMPOSED)
     held = desk.hold()
+    held.job = desk.job(held)
     held.delivery = replace(held.delivery, message_id="m", attributes={"mine": "kept"})
     desk.settle(held, Bury(Kind.UNREADABLE, "no JSON"))
     await asyncio.sleep(1)

@@ -13,9 +13,10 @@ TESTS = Path(__file__).parents[1]
 
 
 def environment(**more):
-    """The variables of a worker: nothing of cloudq's from outside, and the tests importable."""
+    """The variables of a worker: nothing of cloudq's from outside, and the tests importable, beside what already is."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CLOUDQ_")}
-    return {**kept, "PYTHONPATH": str(TESTS), **{name: str(value) for name, value in more.items()}}
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, **{name: str(value) for name, value in more.items()}}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from cloudq.outcome import (
     Policy,
     Rejected,
     Resend,
+    Retry,
     Run,
     Succeeded,
     admit,
@@ -86,6 +87,7 @@ def test_three_crashes_are_the_end_where_crashes_are_counted():
 
 def test_where_only_deliveries_are_counted_unrun_ones_are_forgiven():
     bound = POLICY.retry.max_attempts + UNRUN_FORGIVEN
+    assert admitted(envelope(), delivery(1, None), limits=COUNTING) == Run(1)
     assert admitted(envelope(), delivery(bound, None), limits=COUNTING) == Run(bound)
     assert admitted(envelope(), delivery(bound + 1, None), limits=COUNTING).kind is Kind.CRASHED
 
@@ -180,6 +182,23 @@ def test_the_longest_release_delay_is_still_a_release():
     assert decided(Failed("x", after=100), limits=longest) == GiveBack(100)
     assert decided(Failed("x", after=100.1), limits=longest) == Resend(100.1, 1)
     assert decided(NotRun(delay=200.0), limits=longest) == GiveBack(100, counted=False)
+
+
+def test_a_short_grace_is_kept_too():
+    def offered(number, grace):
+        return admit(envelope(generation=number), delivery(1), None, SQLITE, NOW, grace)
+
+    assert offered(1, 5.0).delay == 5
+    assert offered(2, 5.0).kind is Kind.UNKNOWN_TASK
+    assert offered(2, 5.5).delay == 1.0  # never so soon that it is only a busy loop
+
+
+def test_more_crashes_than_the_bound_are_the_end_too():
+    assert admitted(envelope(), delivery(50, crashes=CRASHES + 1)).kind is Kind.CRASHED
+
+
+def test_a_retry_names_its_delay_or_leaves_it_to_the_backoff():
+    assert (Retry("90s").after, Retry().after) == (90.0, None)
 
 
 def test_at_its_maximum_age_a_failure_is_given_up():
