@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
+from typing import Any
 
 from proofs.part import RECORDS, SQLITE, prove
 from proofs.parts import PARTS
@@ -27,13 +29,16 @@ def main() -> int:
             parser.error(f"no part is called {name!r}; there are {', '.join(PARTS)}")
     good = True
     for name in wanted.parts or PARTS:
-        record = prove(PARTS[name], full=not wanted.sample, url=wanted.url, say=lambda line: print(line, flush=True))
+        keep = partial(_write, name, wanted.url) if not wanted.sample else lambda _record: None
+        record = prove(PARTS[name], full=not wanted.sample, url=wanted.url, say=partial(print, flush=True), keep=keep)
         print(json.dumps({key: record[key] for key in ("part", "holds", "broken", "verdict", "figures")}, indent=1))
         good = good and record["holds"]
-        if not wanted.sample:
-            provider = "" if wanted.url == SQLITE else f"-{wanted.url.split(':')[0]}"
-            (RECORDS / f"{name}{provider}.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0 if good else 1
+
+
+def _write(name: str, url: str, record: dict[str, Any]) -> None:
+    provider = "" if url == SQLITE else f"-{url.split(':', maxsplit=1)[0]}"
+    (RECORDS / f"{name}{provider}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -103,53 +103,72 @@ def added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return total
 
 
-def prove(part: Part, *, full: bool, url: str, say: Callable[[str], None] = lambda _line: None) -> dict[str, Any]:
-    """Run a part, but for the pieces that are kept from before, and return its record."""
+def prove(
+    part: Part,
+    *,
+    full: bool,
+    url: str,
+    say: Callable[[str], None] = lambda _line: None,
+    keep: Callable[[dict[str, Any]], None] = lambda _record: None,
+) -> dict[str, Any]:
+    """Run a part, but for the pieces that are kept from before, and return its record.
+
+    `keep` is given the record after each piece: what it says is then `complete` or not.
+    """
     began, code, ran = time.perf_counter(), code_hash(part.code), 0
+    commit = _commit(part.code)
     kept = KEPT / code / f"{part.name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    figures: dict[str, Any] = {}
-    broken: list[str] = []
-    verdicts: dict[str, Any] | None = None
-    seconds = 0.0
+    record: dict[str, Any] = {
+        "part": part.name,
+        "promise": part.promise,
+        "holds": True,
+        "complete": False,
+        "broken": [],
+        "command": f"make prove PARTS={part.name}" + ("" if url == SQLITE else f" URL={url}"),
+        "url": url,
+        "size": "full" if full else "sample",
+        "verdict": None,
+        "figures": {},
+        "commits": [],
+        "code": code,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "seconds": 0,
+        "machine": _machine(),
+    }
     pieces = part.pieces(full, url)
     for number, piece in enumerate(pieces, 1):
         file = kept / f"{piece.name}.json"
         if full and file.exists():
             result = json.loads(file.read_text())
         else:
-            result = _run(piece)
+            result = {**_run(piece), "commit": commit}
             ran += 1
             if full and not result["broken"]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(result))
-        figures = added(figures, result["figures"])
-        seconds += result["seconds"]
-        broken += [f"{piece.name}: {line}" for line in result["broken"]]
-        if result["verdicts"] is not None:
-            verdicts = result["verdicts"] if verdicts is None else added(verdicts, result["verdicts"])
-        say(f"{part.name} {number}/{len(pieces)} {piece.name}: {'BROKEN ' + broken[-1] if result['broken'] else 'holds'}")
-    if verdicts is not None:
-        confirmed = verdicts["confirmed"]
-        verdicts["loss_rate_below"] = float(f"{Verdict(confirmed=confirmed).bound:.2g}")
-    broken += part.check({**figures, "verdict": verdicts}) if full else []
+        _take(record, piece, result)
+        record["pieces"] = f"{number} of {len(pieces)}"
+        if number == len(pieces):
+            record["complete"] = True
+            record["broken"] += part.check({**record["figures"], "verdict": record["verdict"]}) if full else []
+        record["holds"] = not record["broken"]
+        keep(record)
+        how = f"BROKEN {record['broken'][-1]}" if result["broken"] else "holds"
+        say(f"{part.name} {number}/{len(pieces)} {piece.name}: {how}")
     say(f"{part.name}: {ran} pieces run in {time.perf_counter() - began:.0f} s")
-    return {
-        "part": part.name,
-        "promise": part.promise,
-        "holds": not broken,
-        "broken": broken,
-        "command": f"make prove PARTS={part.name}" + ("" if url == SQLITE else f" URL={url}"),
-        "url": url,
-        "size": "full" if full else "sample",
-        "pieces": len(pieces),
-        "verdict": verdicts,
-        "figures": figures,
-        "commit": _commit(part.code),
-        "code": code,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "seconds": round(seconds),
-        "machine": _machine(),
-    }
+    return record
+
+
+def _take(record: dict[str, Any], piece: Piece, result: dict[str, Any]) -> None:
+    """Add a piece's result to the record."""
+    record["figures"] = added(record["figures"], result["figures"])
+    record["seconds"] = round(record["seconds"] + result["seconds"])
+    record["commits"] = sorted({*record["commits"], result["commit"]})
+    record["broken"] += [f"{piece.name}: {line}" for line in result["broken"]]
+    if result["verdicts"] is not None:
+        verdict = result["verdicts"] if record["verdict"] is None else added(record["verdict"], result["verdicts"])
+        verdict["loss_rate_below"] = float(f"{Verdict(confirmed=verdict['confirmed']).bound:.2g}")
+        record["verdict"] = verdict
 
 
 #: The provider that stands for all until another is named. Each piece gets a file of its own.

