@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 #: A datagram on loopback is lost only when a buffer is full. Then a message waits this long, in seconds, at the most.
 _LOOK = 1.0
+#: A claim that takes longer than this, in seconds, asks for half as many next time. It gives up the interpreter's lock at every
+#: row, and beside tasks that compute, getting it back takes milliseconds: a renewal would wait behind it for too long.
+_LONG_CLAIM = 0.05
 #: Operations in one transaction: bounds how long the first waits for the last, and other processes for the lock.
 _GROUP = 64
 
@@ -64,6 +67,7 @@ class SQLiteDriver:
         self._in_use = threading.Lock()
         self._open()
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._most_claimed = LIMITS.receive_count
         self._bell: socket.socket | None = None
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
@@ -182,7 +186,10 @@ class SQLiteDriver:
             return False
 
         def claim_or_look_ahead(store: Store) -> list[Delivery]:
-            taken = store.claim(queue, max_messages)
+            most, began = self._most_claimed, self._clock.monotonic()
+            taken = store.claim(queue, min(max_messages, most))
+            took = self._clock.monotonic() - began
+            self._most_claimed = max(1, len(taken) // 2) if took > _LONG_CLAIM else min(most * 2, LIMITS.receive_count)
             if not taken:  # all that is due stands behind a hidden head of its group
                 due[0] = store.next_due(queue)
             return taken

@@ -12,8 +12,9 @@ import pytest
 from cloudq.clock import SystemClock
 from cloudq.driver import Outgoing, Queue
 from cloudq.errors import ConfigError, OutcomeUnknown, Refused, Unavailable
+from cloudq.testing import ManualClock
 from cloudq_local.sqlite import SQLiteDriver, open_sqlite
-from cloudq_local.store import connect
+from cloudq_local.store import Store, connect
 
 QUEUE = Queue("main", "t-main")
 
@@ -185,3 +186,26 @@ async def test_a_file_that_is_removed_is_made_anew_and_nothing_is_confirmed_into
         assert [delivery.body for delivery in await waiting] == [b"2"]
         await producer.aclose()
         await worker.aclose()
+
+
+async def test_a_claim_that_takes_long_makes_the_next_one_smaller(tmp_path):
+    """Beside tasks that compute, a row takes milliseconds, and what waits behind a large claim is somebody's renewal."""
+    clock = ManualClock()
+
+    class Slow(Store):
+        pace = 0.0
+
+        def claim(self, queue, max_messages):
+            taken = super().claim(queue, max_messages)
+            clock.advance(self.pace * len(taken))
+            return taken
+
+    driver = SQLiteDriver(tmp_path / "queue.db", clock)
+    driver._store = slow = Slow(driver._connection, clock)
+    queue = Queue("main", "main", lease=3600.0)
+    await driver.send(queue, [Outgoing(b"x", str(number)) for number in range(400)])
+    counts = []
+    for slow.pace in (0.0, 0.004, 0.004, 0.004, 0.004, 0.0, 0.0, 0.0):
+        counts.append(len(await driver.receive(queue, 100, 0.0)))
+    assert counts == [100, 100, 50, 25, 12, 24, 48, 41]
+    await driver.aclose()

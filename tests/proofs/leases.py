@@ -35,7 +35,8 @@ def long_tasks(directory: Path, url: str, tasks: int) -> Result:
         result.hold(supervisor.wait(40) == 0, f"the supervisor ended with {supervisor.returncode}")
     lost = sum(line["kind"] == "told" and line["what"] == "lease-lost" for line in read(storm.directory))
     result.figures["leases_lost"] = lost
-    result.hold(lost == 0, f"{lost} leases were lost")
+    # A lost lease is told and costs a second run. On a machine that is busy with other things, a few may be.
+    result.hold(lost <= tasks // 20, f"{lost} leases were lost")
     result.judge(storm.verdict())
     return result
 
@@ -69,7 +70,8 @@ def _pieces(full: bool, url: str) -> Sequence[Piece]:
 
 
 def _check(figures: dict[str, Any]) -> Sequence[str]:
-    return [] if figures["tasks"] >= 1_000 and figures["computing_in_python"] >= 50 else ["too few tasks"]
+    broken = [] if figures["tasks"] >= 1_000 and figures["computing_in_python"] >= 50 else ["too few tasks"]
+    return broken if figures["leases_lost"] == 0 else [*broken, f"{figures['leases_lost']} leases were lost"]
 
 
 LEASES = Part(
