@@ -15,8 +15,8 @@ down and never stops them.
 Who is run beside whom. A task with a `max_concurrency` waits in hand for its own kind, up to the free slots, which other queues
 may use meanwhile. A message that ends its process takes down what runs beside it, and all of them count a crash. One more
 crash would bury a message that has all but one: so of those at most one is in hand, the others given back first. It is then
-the guilty one that is buried, and not its company. What has crashed before is confirmed to the provider before it starts:
-only then is a lease that runs out a crash, and no message is buried that never reached a worker.
+the guilty one that is buried, and not its company. What has crashed before is confirmed to the provider right before it starts:
+until then a lease that runs out is no further crash (decision 12).
 
 How it ends. In this order: no new polls, and the open ones called back; what has not started goes back; running tasks have
 the grace; what still runs is given back; settlements are flushed.
@@ -102,10 +102,13 @@ class _Buffer:
         self._held.remove(held)
         self.bytes -= len(held.delivery.body)
 
-    def take_last(self) -> Held:
-        held = self._held.pop()
-        self.bytes -= len(held.delivery.body)
+    def take_last(self, but: Held | None = None) -> Held:
+        held = next(held for held in reversed(self._held) if held is not but)
+        self.take(held)
         return held
+
+    def __contains__(self, held: Held | None) -> bool:
+        return held in self._held
 
 
 @dataclass(slots=True, eq=False)
@@ -358,15 +361,17 @@ class Engine:
     def _give_back_excess(self, source: _Source) -> None:
         """Return what other queues' messages left no room for: it should run now, elsewhere."""
         # A suspect that waits for others of its kind to leave has its slot: given back, it would only come again.
-        allowed = self._ahead(source) + (self._blocked() is not None)
+        blocked = self._blocked()
+        allowed = self._ahead(source) + any(blocked in other.buffer for other in self._sources)
         while self._waiting() > allowed:
             # From the end: of an ordering key, the later ones go first.
             lanes = [lane for lane in self._lanes.values() if lane]
-            fullest = max((other for other in self._sources if other.buffer), key=lambda o: len(o.buffer), default=None)
+            able = [other for other in self._sources if other.buffer.next(blocked) is not None]
+            fullest = max(able, key=lambda other: len(other.buffer), default=None)
             if lanes:
                 self._finish(lanes[-1].pop(), NotRun())
             elif fullest is not None:
-                self._give_back_unrun(fullest.buffer.take_last())
+                self._give_back_unrun(fullest.buffer.take_last(blocked))
             else:
                 return
 
@@ -398,17 +403,7 @@ class Engine:
 
     def _start(self, held: Held) -> None:
         if held.lost():
-            self.leases.lose(held)
-            held.finished = True
-            if held is self._suspect:
-                self._suspect = None
-            self._close_lane(held)
-            return
-        if held.delivery.crashes and not held.extended:
-            self._slots_used += 1
-            confirming = self._spawn(self._confirm(held))
-            self._confirming.add(confirming)
-            confirming.add_done_callback(self._confirming.discard)
+            self._drop_lost(held)
             return
         opened = self._execution.open(held.delivery, held.station.limits)
         if not isinstance(opened, Job):
@@ -422,6 +417,15 @@ class Engine:
                 self._wait_for_cap(held, opened.task.name)
                 return
             self._running_of[opened.task.name] += 1
+        self._slots_used += 1
+        if held.delivery.crashes and not held.extended:
+            confirming = self._spawn(self._confirm(held, opened))
+            self._confirming.add(confirming)
+            confirming.add_done_callback(self._confirming.discard)
+        else:
+            self._run(held, opened)
+
+    def _run(self, held: Held, opened: Job) -> None:
         held.job = opened
         held.started_at = self._clock.monotonic()
         if opened.task.timeout is not None:
@@ -429,20 +433,35 @@ class Engine:
             spare = ISOLATED_START if opened.task.isolate else 0.0
             held.renew_until = held.started_at + opened.task.timeout + spare
             self.leases.hold(held)  # the keeper may have to look at it sooner than it knew
-        self._slots_used += 1
         self._running[held] = None
         self._runner.submit(held)
 
-    async def _confirm(self, held: Held) -> None:
-        await self.leases.confirm(held)
+    def _drop_lost(self, held: Held) -> None:
+        self.leases.lose(held)
+        held.finished = True
+        if held is self._suspect:
+            self._suspect = None
+        self._close_lane(held)
+
+    async def _confirm(self, held: Held, opened: Job) -> None:
+        """Start what has crashed before, once the provider has confirmed that it is here."""
+        try:
+            await self.leases.confirm(held)
+        except asyncio.CancelledError:  # by a drain: an answer that does not come must not use up the grace
+            if not self._draining.is_set():
+                raise
+        if held.extended and not held.lost() and not self._draining.is_set():
+            self._run(held, opened)
+            return
         self._slots_used -= 1
-        if self._draining.is_set():
-            self._give_back_unrun(held)
-        elif held.extended or held.lost():
-            self._start(held)
+        if opened.task.max_concurrency is not None:
+            self._running_of[opened.task.name] -= 1
+        if held.lost():
+            self._drop_lost(held)
         else:
             self._close_lane(held)
-            self._finish(held, NotRun(delay=_ANOTHER_TURN))  # at once, it would only fail again
+            # While it works, not at once: the confirmation would only fail again.
+            self._finish(held, NotRun(delay=0.0 if self._draining.is_set() else _ANOTHER_TURN))
         self._look_soon()
 
     def _wait_for_cap(self, held: Held, task: str) -> None:
@@ -625,6 +644,8 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._poll_tasks, *(pump.stop() for pump in self._pumps), return_exceptions=True)
         self._give_all_back()
+        for confirming in list(self._confirming):
+            confirming.cancel()
         await asyncio.gather(*self._confirming, return_exceptions=True)
         await self._until_none_runs(self._grace)
         if self._running:

@@ -29,7 +29,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 #: When a copy cannot be sent for this share of a lease, the delivery is given back, so that its slot is free for work that
 #: can end. Meanwhile its lease is renewed.
 _PATIENCE = 1.0
-_COPY_FAILED_DELAY = 10.0
+_COPY_FAILED_DELAY = 5.0
 #: For this many leases a settlement is asked for again. Fewer would run work twice for a short outage; more would pile up
 #: messages in a worker whose right to settle was taken away.
 _TRIED_FOR = 5

@@ -19,9 +19,9 @@ RESUMED = 10.0
 _HOPELESS, _GOOD = 8, 200
 
 
-def outage(directory: Path, url: str, seconds: float, *, composing: bool) -> Result:
+def outage(directory: Path, url: str, seconds: float, *, copying: bool) -> Result:
     result = Result({"outage_seconds": seconds, "hopeless": _HOPELESS, "good": _GOOD})
-    storm = Storm(directory, url_in(directory, url), LEASE, composing=composing)
+    storm = Storm(directory, url_in(directory, url), LEASE, copying=copying)
     closed = directory / "dead-part-closed"
     closed.touch()
     storm.enqueue([storm.tasks.hopeless.message() for _ in range(_HOPELESS)])
@@ -39,6 +39,7 @@ def outage(directory: Path, url: str, seconds: float, *, composing: bool) -> Res
         until(storm.dead_letters, "work did not resume")
         resumed = storm.now() - over
         storm.until_drained()
+        result.hold(storm.now() - over <= 3 * RESUMED, "not all was buried soon after")
         all_buried = storm.now() - over
         worker.terminate()
         result.hold(worker.wait(20) == 0, f"the worker ended with {worker.returncode}")
@@ -56,8 +57,8 @@ def outage(directory: Path, url: str, seconds: float, *, composing: bool) -> Res
 def _pieces(full: bool, url: str) -> Sequence[Piece]:
     seconds = 60.0 if full else 3.0
     return [
-        Piece(name, lambda directory, composing=composing: outage(directory, url, seconds, composing=composing))
-        for name, composing in (("moved-natively", False), ("moved-by-copy", True))
+        Piece(name, lambda directory, copying=copying: outage(directory, url, seconds, copying=copying))
+        for name, copying in (("moved-natively", False), ("moved-by-copy", True))
     ]
 
 

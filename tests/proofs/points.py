@@ -76,7 +76,8 @@ def crash(directory: Path, url: str, seed: int, point: str, *, composing: bool) 
         ended = storm.now()
         result.hold(first.returncode == 9, f"{point}: the worker ended with {first.returncode}")
         storm.look()
-        held = sorted(+storm.hand[first.pid])
+        held = sorted(storm.confirmed - storm.over)
+        result.hold(bool(held), f"{point}: all was over before the crash")
         storm.gone(first.pid)
         if "delay" in point or "send main" in point:  # in the hands of the pump, which reports only what it has done
             for message in flaky:
@@ -87,14 +88,14 @@ def crash(directory: Path, url: str, seed: int, point: str, *, composing: bool) 
             second.terminate()
             result.hold(second.wait(20) == 0, "the second worker did not end well")
     back = _back(storm, first.pid, held, ended)
-    result.figures["worst_seconds_until_back"] = back
+    result.figures |= {"worst_seconds_until_back": back, "not_over_at_the_crash": len(held)}
     result.hold(back <= LEASE + SOON, f"{point}, seed {seed}: back after {back:.2f} s, lease {LEASE:g} s")
     result.judge(storm.verdict(), f"{point}, seed {seed}")
     return result
 
 
 def _back(storm: Storm, pid: int, held: Sequence[str], ended: float) -> float:
-    """Return how long after the end the last of what was held was received again. What was settled by then never is."""
+    """Return how long after the end the last of what was not over was received. What was settled by then never is."""
     again: dict[str, float] = {}
     for line in read(storm.directory):
         if line["kind"] == "received" and line["pid"] != pid and line["id"] in held:

@@ -860,3 +860,87 @@ def test_the_bytes_of_a_buffer_come_and_go():
     buffer.take(helds[2])
     assert buffer.take_last() is helds[1]
     assert (len(buffer), buffer.bytes) == (1, 1)
+
+
+class Silent(MemoryDriver):
+    """Never answers an extension, or only from a moment on."""
+
+    answers = False
+
+    async def extend(self, queue, batch, lease):
+        if not self.answers:
+            raise Unavailable("no extension today")
+        return await super().extend(queue, batch, lease)
+
+
+class Hanging(MemoryDriver):
+    async def extend(self, queue, batch, lease):
+        await asyncio.Event().wait()
+
+
+async def _crashed_once(world, task, count=1):
+    """Send tasks, and let their first leases run out in the hands of nobody."""
+    for _ in range(count):
+        world.send(task)
+    assert len(world.broker.take(world.app.address("main", Part.MAIN), count)) == count
+    await asyncio.sleep(LEASE + 0.1)
+
+
+@virtual.virtually
+async def test_what_has_crashed_is_not_started_before_the_provider_has_confirmed_that_it_is_here(clock):
+    world = World(clock)
+
+    @world.app.task(queue="main")
+    async def quick() -> None: ...
+
+    await _crashed_once(world, quick)
+    driver = Silent(world.broker)
+    engine, running, log = world.worker(driver)
+    await asyncio.sleep(5)
+    # Tried every two seconds, not in a loop without a pause, and never run.
+    assert 2 <= names(log).count(Name.RENEW_FAILED) <= 4
+    assert Name.STARTED not in names(log)
+    driver.answers = True
+    await asyncio.sleep(3)
+    assert names(log).count(Name.ACKED) == 1
+    assert names(log).index(Name.RENEWED) < names(log).index(Name.STARTED)
+    engine.drain()
+    await running
+
+
+@virtual.virtually
+async def test_a_confirmation_without_an_answer_does_not_hold_up_a_drain(clock):
+    world = World(clock)
+
+    @world.app.task(queue="main", max_concurrency=1)
+    async def quick() -> None: ...
+
+    await _crashed_once(world, quick)
+    engine, running, log = world.worker(Hanging(world.broker))
+    await asyncio.sleep(0.5)
+    began = clock.monotonic()
+    engine.drain()
+    await running
+    assert clock.monotonic() - began < 0.5
+    assert Name.STARTED not in names(log)
+    assert names(log).count(Name.RELEASED) == 1
+    (delivery,) = world.broker.take(world.app.address("main", Part.MAIN), 1)
+    assert (delivery.deliveries, delivery.crashes) == (2, 1)
+
+
+@virtual.virtually
+async def test_what_waits_for_the_cap_of_its_task_is_not_yet_confirmed(clock):
+    world = World(clock)
+
+    @world.app.task(queue="main", max_concurrency=1)
+    async def slow() -> None:
+        await asyncio.sleep(3.0)
+
+    await _crashed_once(world, slow, count=2)
+    engine, running, log = world.worker()
+    await asyncio.sleep(2.0)
+    assert names(log).count(Name.RENEWED) == 1  # of the one that runs
+    await asyncio.sleep(10.0)
+    assert names(log).count(Name.ACKED) == 2
+    engine.drain()
+    await running

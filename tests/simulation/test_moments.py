@@ -463,7 +463,7 @@ async def test_a_copy_that_cannot_be_sent_is_tried_for_a_lease_and_then_given_ba
     assert gaps[:3] == sorted(gaps[:3])
     ((_, at),) = desk.told(Name.RELEASED)
     assert LEASE - 10 < at <= LEASE
-    assert desk.log[-1].detail == {"delay": 10.0}
+    assert desk.log[-1].detail == {"delay": 5.0}
     assert desk.driver.times("ack") == []
     assert ends == [True]
     assert desk.broker.stats(desk.station.queue).delayed in (0, 1)

@@ -111,7 +111,7 @@ def test_a_deliberate_bug_turns_the_suite_red(name, tmp_path):
     if name == "not synced" and shutil.which("strace") is None:
         missing("strace", "it records the system calls of the driver: apt install strace")
     path, before, after, more, arguments = MUTANTS[name]
-    for part in ("cloudq", "adapters", "tests", "pyproject.toml"):
+    for part in ("cloudq", "adapters", "tests", "docs", "pyproject.toml"):
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))

@@ -40,17 +40,19 @@ class Storm:
         *,
         unknown_grace: float = 3600.0,
         composing: bool = False,
+        copying: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.lease = lease
-        self.composing = composing
+        self.composing = composing or copying
         self._log = 0
         (directory / "cloudq.toml").write_text(
-            f'url = "{url}"\n[queues.storm]\nlease = "{lease}s"\n'
+            # A name of its own: on a shared provider, no storm meets another's messages.
+            f'url = "{url}"\nnamespace = "storm-{os.urandom(4).hex()}"\n[queues.storm]\nlease = "{lease}s"\n'
             f'[worker]\ngrace = "{grace}s"\nunknown_grace = "{unknown_grace}s"\n'
         )
-        self.variables = {"STORM_DIR": str(directory), **({"STORM_AS": "composing"} if composing else {})}
+        self.variables = {"STORM_DIR": str(directory), "STORM_AS": "composing" if composing else "copying" if copying else ""}
         self.tasks = self._import()
         self.app = self.tasks.app
         self.now = self.tasks.now

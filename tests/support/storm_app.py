@@ -1,7 +1,8 @@
 """The application that storms are run on. Its workers write what they do to ledgers in STORM_DIR, one file a process.
 
 STORM_DIR     where the ledgers are
-STORM_AS      "composing": SQLite as if it could do nothing natively, so that the core composes retry, delay and dead letters
+STORM_AS      "composing": as if the provider could do nothing natively, so that the core composes retries, delays and dead
+              letters; "copying": as if it could not move to its dead part
 STORM_CLOSED  a file: while it is there, the dead part cannot be written
 STORM_CRASH   a named point at which the process ends without a word, and at which occurrence: "ack main before:2"
 """
@@ -20,7 +21,7 @@ from cloudq.errors import Unavailable
 from cloudq.events import Event, Name
 from cloudq.worker import process
 from support.ledger import FileLedger
-from support.wrapped import COMPOSING, Wrapped
+from support.wrapped import COMPOSING, COPYING, Wrapped
 
 ledger = FileLedger(Path(os.environ["STORM_DIR"]))
 _runs = itertools.count(1)
@@ -70,6 +71,7 @@ class _Run:
     def __exit__(self, *exc: object) -> None:
         self.well = self.well and exc[0] is None
         ledger.write("end", self._task_id, run=self._run, at=now(), well=self.well)
+        _running.pop(self._task_id, None)
 
 
 @app.task(queue="storm", name="work", retry=Backoff(first=0.2, cap=1))
@@ -162,13 +164,13 @@ def observe(event: Event) -> None:
         ledger.write("cause", task_id, at=now(), what=event.name.value)
     if event.name in (Name.LEASE_LOST, Name.INTERRUPTED) and task_id in _running:
         ledger.write("loose", task_id, at=now(), run=_running[task_id])
-    if event.name in (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST) and _composing:
+    if event.name in (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST) and _less is not None:
         ledger.write("copy", task_id, at=now())
     passing(f"event {event.name.value}")
 
 
-_composing = os.environ.get("STORM_AS") == "composing"
+_less = {"composing": COMPOSING, "copying": COPYING}.get(os.environ.get("STORM_AS", ""))
 app.events.add(observe)
-if _composing or _point or _closed:
+if _less is not None or _point or _closed:
     _open = process.open_driver
-    process.open_driver = lambda url, clock: Wrapped(_open(url, clock), COMPOSING if _composing else None, passing)
+    process.open_driver = lambda url, clock: Wrapped(_open(url, clock), _less, passing)

@@ -20,6 +20,9 @@ COMPOSING = replace(
     ordered_delay=False,
 )
 
+#: SQLite as if it could do all but move to its dead part: that is composed, and what cannot be moved waits for seconds.
+COPYING = replace(LIMITS, provider="SQLite, copying", native_dead_letter=False, counts_crashes=False)
+
 
 class Wrapped:
     def __init__(self, driver, limits=None, passing: Callable[[str], None] = lambda _point: None) -> None:
