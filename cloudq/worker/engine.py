@@ -63,6 +63,8 @@ _MOST_POLLS = 8
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 #: A message on its last chance, given back for another of its kind, comes again after this many seconds.
 _ANOTHER_TURN = 2.0
+#: A run is stuck when it is found so twice, this many seconds apart.
+_SURELY_STUCK = 1.0
 #: Weight of the newest run in the average run time.
 _NEWEST = 0.1
 #: How long cancelled coroutines have to end after the grace, in seconds.
@@ -506,10 +508,15 @@ class Engine:
         # A process that was stopped and goes on finishes its late runs soon; what has not ended a lease later is stuck.
         asyncio.get_running_loop().call_later(held.station.queue.lease, self._check_stuck)
 
-    def _check_stuck(self) -> None:
+    def _check_stuck(self, before: frozenset[Held] = frozenset()) -> None:
         now = self._clock.monotonic()
-        stuck = sum(1 for held in self._running if now >= held.lease_end + held.station.queue.lease)
-        if stuck >= self._concurrency:
+        stuck = frozenset(held for held in self._running if now >= held.lease_end + held.station.queue.lease)
+        if len(stuck) < self._concurrency:
+            return
+        if not stuck <= before:
+            # This loop may itself have been kept from running: what has ended meanwhile is told in a moment.
+            asyncio.get_running_loop().call_later(_SURELY_STUCK, self._check_stuck, stuck)
+        else:
             # Threads cannot be stopped. A worker whose every slot is held by a run that no longer counts would be deaf.
             self._fail(
                 StuckWorker(

@@ -39,11 +39,14 @@ def bad_among_good(directory: Path, url: str, each: int) -> Result:
     with storm.worker("--concurrency", 4) as worker:
         until(lambda: storm.look() or storm.begun > each / 10, "the work did not begin", patience=60)
         warm = most = resident(worker.pid)
-        while not storm.drained():
+
+        def done() -> bool:
+            nonlocal most
+            assert worker.poll() is None, f"the worker ended with {worker.returncode}"
             most = max(most, resident(worker.pid))
-            result.hold(worker.poll() is None, f"the worker ended with {worker.returncode}")
-            if worker.poll() is not None:
-                break
+            return storm.drained()
+
+        until(done, "the queue was not drained", patience=300, every=0.1)
         storm.ledger.write("drained", at=storm.now())
         worker.terminate()
         result.hold(worker.wait(30) == 0, f"the worker ended with {worker.returncode}")
@@ -89,11 +92,8 @@ async def _interleave(
 
 
 def resident(pid: int) -> float:
-    """Return how much memory a process has, in MiB; 0 where the system does not tell."""
-    status = Path(f"/proc/{pid}/status")
-    if not status.exists():
-        return 0.0
-    line = next((line for line in status.read_text().splitlines() if line.startswith("VmRSS")), "VmRSS 0 kB")
+    """Return how much memory a process has, in MiB. Only Linux tells."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
@@ -105,7 +105,7 @@ def killer(directory: Path, url: str, *, composing: bool) -> Result:
     with storm.worker("--processes", 2, "--concurrency", 2) as supervisor:
         storm.until_drained(120)
         supervisor.send_signal(signal.SIGTERM)
-        supervisor.wait(30)
+        result.hold(supervisor.wait(30) == 0, f"the supervisor ended with {supervisor.returncode}")
     crashes = sum(line["what"] == "the task ends its process" for line in read(storm.directory) if line["kind"] == "fault")
     # What lay in the hands of the processes that it ended came back too.
     for line in list(read(storm.directory)):

@@ -67,7 +67,7 @@ def held_lock(directory: Path, url: str, times: int) -> Result:
 
 
 def _pieces(full: bool, url: str) -> Sequence[Piece]:
-    tasks, times = (1_000, 10) if full else (100, 1)
+    tasks, times = (1_000, 10) if full else (100, 3)
     return [
         Piece("long-tasks", lambda directory: long_tasks(directory, url, tasks)),
         Piece("held-lock", lambda directory: held_lock(directory, url, times)),

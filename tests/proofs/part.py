@@ -124,6 +124,7 @@ def prove(
         "holds": True,
         "complete": False,
         "broken": [],
+        "broken_before": [],
         "command": f"make prove PARTS={part.name}" + ("" if url == SQLITE else f" URL={url}"),
         "url": url,
         "size": "full" if full else "sample",
@@ -143,10 +144,13 @@ def prove(
         else:
             result = {**_run(piece), "commit": commit}
             ran += 1
-            if full and not result["broken"]:
+            assert not full or code_hash(part.code) == code, f"the code has changed while {piece.name} ran: it shows nothing"
+            if full:
+                # A piece that is broken is run again the next time, and the record says so for ever.
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(result))
+                (file if not result["broken"] else _broken_before(file)).write_text(json.dumps(result))
         _take(record, piece, result)
+        record["broken_before"] += [json.loads(old.read_text())["broken"] for old in sorted(kept.glob(f"{piece.name}.broken*"))]
         record["pieces"] = f"{number} of {len(pieces)}"
         if number == len(pieces):
             record["complete"] = True
@@ -157,6 +161,11 @@ def prove(
         say(f"{part.name} {number}/{len(pieces)} {piece.name}: {how}")
     say(f"{part.name}: {ran} pieces run in {time.perf_counter() - began:.0f} s")
     return record
+
+
+def _broken_before(file: Path) -> Path:
+    """Return a new name for the result of a piece that is broken."""
+    return file.with_suffix(f".broken{len(list(file.parent.glob(f'{file.stem}.broken*')))}")
 
 
 def _take(record: dict[str, Any], piece: Piece, result: dict[str, Any]) -> None:
@@ -195,7 +204,7 @@ def _run(piece: Piece) -> dict[str, Any]:
     with scratch() as directory:
         try:
             result = piece.run(directory)
-        except AssertionError as error:  # something did not happen in its time
+        except (AssertionError, subprocess.TimeoutExpired) as error:  # something did not happen in its time
             result = Result(broken=[str(error)])
         if result.broken:  # the ledgers and logs, for whoever looks for the reason
             shutil.copytree(directory, KEPT / "broken" / piece.name, dirs_exist_ok=True)

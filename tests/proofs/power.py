@@ -43,13 +43,13 @@ def _said(text: str) -> dict[str, set[str]]:
     return ids
 
 
-def _found(directory: Path, *, thoroughly: bool) -> set[str]:
-    """Open the file as the driver does, and return the ids that are in it."""
+def _found(directory: Path, *, thoroughly: bool) -> dict[str, bytes]:
+    """Open the file as the driver does, and return the bodies that are in it, by id."""
     connection = connect(directory / "queue.db")
     try:
         if thoroughly:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the file is damaged"
-        return {task_id for (task_id,) in connection.execute("SELECT message_id FROM messages")}
+        return dict(connection.execute("SELECT message_id, body FROM messages"))
     finally:
         connection.close()
 
@@ -61,25 +61,25 @@ def power_cut(directory: Path, inserts: int) -> Result:
     written = directory / "written"
     written.mkdir()
     _insert(written, inserts, under=[*STRACE, "-o", str(trace)])
-    disk = Disk(written)
+    disk, whole = Disk(written), _found(written, thoroughly=True)
     with scratch() as cut:
         for call in calls(trace):
             before = call.name in ("fsync", "fdatasync") and disk.syncs
             if before:
-                _cut(disk, cut, result, draw, torn=True)
+                _cut(disk, cut, result, whole, draw)
             if disk.do(call):
-                _cut(disk, cut, result, draw, torn=False)
+                _cut(disk, cut, result, whole)
     acked = len(_said(disk.now("said").decode())["acked"])
     result.figures |= {"syncs": disk.syncs, "acknowledged": acked}
     result.hold(acked == inserts, f"{acked} of {inserts} inserts were acknowledged")
     result.hold(disk.syncs >= inserts, f"{disk.syncs} syncs for {inserts} inserts: what was recorded?")
-    result.hold(_found(written, thoroughly=True) >= _said((written / "said").read_text())["acked"], "lost without any cut")
+    result.hold(whole.keys() >= _said((written / "said").read_text())["acked"], "lost without any cut")
     return result
 
 
-def _cut(disk: Disk, cut: Path, result: Result, draw: random.Random, *, torn: bool) -> None:
+def _cut(disk: Disk, cut: Path, result: Result, whole: dict[str, bytes], torn: random.Random | None = None) -> None:
     (cut / "queue.db-shm").unlink(missing_ok=True)
-    disk.cut(cut, _FILES, draw if torn else None)
+    disk.cut(cut, _FILES, torn)
     acked = _said(disk.now("said").decode())["acked"]
     result.figures["cuts"] += 1
     try:
@@ -87,14 +87,23 @@ def _cut(disk: Disk, cut: Path, result: Result, draw: random.Random, *, torn: bo
     except (sqlite3.Error, CloudQError, AssertionError) as error:
         result.broken.append(f"cut {result.figures['cuts']}: {error}")
         return
-    lost = acked - found
+    lost = acked - found.keys()
+    damaged = [task_id for task_id, body in found.items() if body != whole[task_id]]
+    result.hold(not damaged, f"cut {result.figures['cuts']}: {len(damaged)} tasks are damaged")
     result.figures["acknowledged_lost"] += len(lost)
     result.hold(not lost, f"cut {result.figures['cuts']}: {len(lost)} of {len(acked)} acknowledged tasks are lost")
 
 
-def full_disk(directory: Path, inserts: int) -> Result:
+def longest_file(directory: Path, inserts: int) -> Result:
     """No file may grow any more: enqueues fail with a clear error, and nothing that was acknowledged is lost."""
     _insert(directory, inserts, 200_000)
+    return _compare(directory, "longest_file")
+
+
+def full_disk(directory: Path, inserts: int, first: int) -> Result:
+    """From the n-th on, every write to the files of the queue finds no space left."""
+    fail = ["strace", "-f", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error=ENOSPC:when={first}+"]
+    _insert(directory, inserts, under=fail)
     return _compare(directory, "full_disk")
 
 
@@ -106,8 +115,13 @@ def failing_sync(directory: Path, inserts: int, first: int) -> Result:
 
 
 def _compare(directory: Path, name: str) -> Result:
-    said, found = _said((directory / "said").read_text()), _found(directory, thoroughly=True)
+    lines = (directory / "said").read_text()
+    said, found = _said(lines), _found(directory, thoroughly=True).keys()
     result = Result({f"{name}_{what}": len(ids) for what, ids in said.items()})
+    # What fails goes on failing: an acknowledgement after the first failure would be of nothing.
+    words = [line.split()[0] for line in lines.splitlines()]
+    failed = next((number for number, word in enumerate(words) if word != "acked"), len(words))
+    result.hold("acked" not in words[failed:], f"{name}: acknowledged after a write that failed")
     lost, phantoms = said["acked"] - found, said["rejected"] & found
     result.figures["acknowledged_lost"] = len(lost)
     result.hold(not lost, f"{name}: {len(lost)} acknowledged tasks are lost")
@@ -123,7 +137,11 @@ def _pieces(full: bool, url: str) -> Sequence[Piece]:
     inserts = INSERTS if full else 100
     return [
         Piece("power-cut", lambda directory: power_cut(directory, inserts)),
-        Piece("full-disk", lambda directory: full_disk(directory, max(300, inserts))),
+        Piece("longest-file", lambda directory: longest_file(directory, max(300, inserts))),
+        *(
+            Piece(f"full-disk-{first}", lambda directory, first=first: full_disk(directory, inserts, first))
+            for first in ((100, 500, 1000) if full else (100,))
+        ),
         *(
             Piece(f"failing-sync-{first}", lambda directory, first=first: failing_sync(directory, inserts, first))
             for first in ((20, 100, 500) if full else (20,))

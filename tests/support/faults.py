@@ -16,10 +16,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from cloudq.driver import Settled
+from cloudq.driver import Part, Settled
 from cloudq.envelope import decode
 from cloudq.errors import OutcomeUnknown, Throttled, Unavailable
 from cloudq_local.memory import MemoryBroker
+
+_CALLS = ("send", "receive", "ack", "release", "extend", "dead_letter")
+#: Every fault that there is. One that never strikes shows nothing.
+KINDS = (
+    *(f"{call} {when}" for call in _CALLS for when in ("before", "after", "part") if (call, when) != ("receive", "part")),
+    "late", "duplicate", "lease loss", "reorder", "crash", "drain", "blackout",
+)  # fmt: skip
+#: A call this late, in seconds, is counted among the faults.
+_LATE = 1.0
 
 
 @dataclass
@@ -69,6 +78,8 @@ class FaultyDriver:
         self._plan = plan
         self._draw = draw
         self.cut = False
+        #: What a pump has in hand of the delay part: by receipt, the task's id.
+        self.pumped: dict[object, str] = {}
 
     @property
     def limits(self):
@@ -78,7 +89,9 @@ class FaultyDriver:
         plan, draw = self._plan, self._draw
         await self._dead_or_alive()
         if plan.on:
-            await asyncio.sleep(draw.uniform(0.0, plan.latest))
+            late = draw.uniform(0.0, plan.latest)
+            if late < _LATE or plan.strike("late"):
+                await asyncio.sleep(late)
             await self._dead_or_alive()
             if plan.strikes(f"{name} before", plan.before, draw):
                 raise Unavailable(f"{name}: refused by the fault plan") if draw.random() < 0.5 else Throttled()
@@ -105,7 +118,10 @@ class FaultyDriver:
         return refused | {kept[i]: error for i, error in failures.items()}
 
     async def receive(self, queue, max_messages, wait):
-        return await self._call("receive", queue, max_messages, wait)
+        deliveries = await self._call("receive", queue, max_messages, wait)
+        if queue.part is Part.DELAY:
+            self.pumped |= {delivery.receipt: decode(delivery.body).id for delivery in deliveries}
+        return deliveries
 
     async def _settle(self, name, queue, batch, *more):
         """Some of the batch is not done, or done without an answer."""
@@ -117,10 +133,16 @@ class FaultyDriver:
         return [Settled.UNKNOWN if i in silent else answers[i] for i in range(len(batch))]
 
     async def ack(self, queue, batch):
-        return await self._settle("ack", queue, batch)
+        answers = await self._settle("ack", queue, batch)
+        for delivery in batch:
+            self.pumped.pop(delivery.receipt, None)
+        return answers
 
     async def release(self, queue, batch):
-        return await self._settle("release", queue, batch)
+        answers = await self._settle("release", queue, batch)
+        for item in batch:
+            self.pumped.pop(item.delivery.receipt, None)
+        return answers
 
     async def extend(self, queue, batch, lease):
         return await self._settle("extend", queue, batch, lease)

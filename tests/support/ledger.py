@@ -7,9 +7,10 @@ id, and facts. The kinds:
     start, end                        of a run, both with its `run`; `end` says whether it went `well`
     told                              what cloudq reported of the task: `what`, and of which `attempt` in which `worker`
     cause                             explains a second run of an id: its holder was killed, a retry was asked for, ...
+    doubt                             of what was not run: that its settlement may have happened
     copy                              explains a second message of an id: two of its runs may overlap
     loose                             a run's lease is known to be gone, or its process is
-    dead, expired                     what the queue made of it, as found there at the end
+    dead                              what the queue made of it, as found there at the end
     limbo                             a message that is left at the end, neither runnable nor in a final state
     fault                             what was done to the run on purpose: `what`
     drained                           the end: the queues were seen empty

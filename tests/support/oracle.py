@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from support.ledger import Line
 
 _SURE = 0.95
+#: The events that are compared with what the tasks saw themselves.
+TOLD = frozenset({"started", "succeeded", "failed", "rejected", "retried", "released", "acked", "lease-lost", "dead-lettered"})
 #: Of an enqueue that was repeated, the latest of these counts.
 _SURENESS = ("failed", "unknown", "acked")
 
@@ -22,7 +24,7 @@ _SURENESS = ("failed", "unknown", "acked")
 class Verdict:
     """Ids by class. All must be empty."""
 
-    #: Confirmed, and neither done nor dead nor expired.
+    #: Confirmed, and neither done nor dead.
     lost: list[str] = field(default_factory=list)
     #: Run, though nobody sent it.
     unexpected: list[str] = field(default_factory=list)
@@ -110,6 +112,10 @@ def judge(lines: Iterable[Line]) -> Verdict:
     return history.verdict()
 
 
+#: Of one delivery that is lost both may be told: a settlement without an answer, and then its lease. It runs once more for it.
+_TOLD_TWICE = ("lease-lost", "settle-unknown")
+
+
 class _History:
     """What is known of every task, line by line."""
 
@@ -118,6 +124,9 @@ class _History:
         self._enqueued: dict[str, str] = {}
         self._starts: Counter[str] = Counter()
         self._causes: Counter[str] = Counter()
+        self._doubts: Counter[str] = Counter()
+        #: By task, worker and attempt. Two such deliveries may be in one worker, where the queue holds two messages of one id.
+        self._lost: dict[tuple[str, object, int], Counter[str]] = defaultdict(Counter)
         self._copies: Counter[str] = Counter()
         self._finished: set[str] = set()
         self._dead: dict[str, str] = {}
@@ -141,15 +150,17 @@ class _History:
                 self._hear_of_run(position, line)
             case "told":
                 self._reports.told(task_id, line)
+            case "cause" if line["what"] in _TOLD_TWICE:
+                delivery = (task_id, line.get("worker", line.get("pid")), line["attempt"])
+                self._lost[delivery][line["what"]] += 1
             case "cause":
                 self._causes[task_id] += 1
+            case "doubt":
+                self._doubts[task_id] += 1
             case "copy":  # the queue may hold a second message of this id: two runs at once are two messages
                 self._copies[task_id] += 1
             case "dead":
                 self._dead[task_id] = line["why"]
-            case "expired":
-                self._finished.add(task_id)
-                self._reports.expired.add(task_id)
             case "limbo":
                 self._limbo.append(task_id)
             case "fault":
@@ -179,6 +190,8 @@ class _History:
                 self._reports.loose[task_id] += 1
 
     def verdict(self) -> Verdict:
+        for (task_id, _, _), told in self._lost.items():
+            self._causes[task_id] += max(told.values())
         starts, dead, over = self._starts, self._dead, self._finished | set(self._dead)
         enqueued = self._enqueued.items()
         return Verdict(
@@ -188,7 +201,7 @@ class _History:
             unexplained=sorted(i for i, count in starts.items() if count - 1 > self._causes[i]),
             # That there is a copy may be known later than the copy runs.
             overlap=sorted(i for i, others in self._at_once.items() if others > self._copies[i]),
-            misreport=self._reports.false(dead, self._causes),
+            misreport=self._reports.false(dead, self._causes, self._doubts),
             limbo=sorted(self._limbo),
             given_up_unrun=sorted(i for i, why in dead.items() if why in ("failed", "crashed", "rejected") and not starts[i]),
             disorder=self._order.broken(dead),
@@ -207,7 +220,6 @@ class _Reports:
 
     def __init__(self) -> None:
         self.loose: Counter[str] = Counter()
-        self.expired: set[str] = set()
         self._well: Counter[str] = Counter()
         self._badly: Counter[str] = Counter()
         self._told: dict[str, Counter[str]] = defaultdict(Counter)
@@ -232,13 +244,13 @@ class _Reports:
             case _:
                 pass
 
-    def false(self, dead: dict[str, str], causes: Counter[str]) -> list[str]:
+    def false(self, dead: dict[str, str], causes: Counter[str], doubts: Counter[str]) -> list[str]:
         """Return the ids of which something was said that was not so, or not said that was."""
         wrong = set(self._believed)
         for task_id in {*self._told, *self._well}:
             told = self._told[task_id]
             well, badly = self._well[task_id], self._badly[task_id]
-            settled = well or task_id in dead or task_id in self.expired or told["retried"] or told["released"]
+            settled = well or task_id in dead or told["retried"] or told["released"]
             if told["succeeded"] > well or told["failed"] + told["rejected"] > badly:
                 wrong.add(task_id)
             # A run that was killed or lost its lease is not told of; each has left a line.
@@ -249,7 +261,7 @@ class _Reports:
             if told["dead-lettered"] and task_id not in dead:
                 wrong.add(task_id)
         for task_id in dead:
-            if not self._told[task_id]["dead-lettered"] and not causes[task_id]:
+            if not self._told[task_id]["dead-lettered"] and not causes[task_id] and not doubts[task_id]:
                 wrong.add(task_id)
         return sorted(wrong)
 

@@ -32,7 +32,7 @@ from cloudq_local.memory import connect
 from support import virtual
 from support.faults import FaultyBroker, FaultyDriver, Plan
 from support.ledger import Ledger
-from support.oracle import Verdict, judge
+from support.oracle import TOLD, Verdict, judge
 
 TASKS = 50
 WORKERS = 3
@@ -163,24 +163,12 @@ class Result:
         )
 
 
-#: What is compared with what the tasks saw themselves.
-_TOLD = frozenset(
-    {
-        Name.STARTED,
-        Name.SUCCEEDED,
-        Name.FAILED,
-        Name.REJECTED,
-        Name.RETRIED,
-        Name.RELEASED,
-        Name.ACKED,
-        Name.LEASE_LOST,
-        Name.DEAD_LETTERED,
-    }
-)
-
-
 #: How it is reported that a settlement may not have happened.
 _UNSETTLED = (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST, Name.LEASE_LOST)
+
+
+#: What explains that something runs once more.
+_CAUSES = (*_UNSETTLED, Name.RETRIED, Name.INTERRUPTED)
 
 
 class Simulation:
@@ -216,7 +204,7 @@ class Simulation:
         quick = Backoff(max_attempts=4, first=2, cap=90, factor=4)
         simulation, failures = self, defaultdict(int)
 
-        @app.task(name="work", queue="main", retry=quick)
+        @app.task(name="work", queue="main", retry=quick, max_concurrency=3)
         async def work(ctx: Context, length: float, fails: int = 0, reject: bool = False) -> None:
             run = simulation.begin(ctx)
             await simulation.busy(ctx, run, length)
@@ -344,7 +332,7 @@ class Simulation:
             f"{event.at:.6f} {worker.number} {event.name.value} {event.task_id} {sorted(event.detail.items())}\n".encode()
         )
         task_id = event.task_id
-        if task_id and event.name in _TOLD:
+        if task_id and event.name.value in TOLD:
             # The provider's id of a copy, where the message was not opened, ends in its generation.
             self.note("told", task_id.split(":")[0], what=event.name.value, worker=worker.number, attempt=event.attempt)
         match event.name:
@@ -354,7 +342,6 @@ class Simulation:
             case Name.SUCCEEDED | Name.FAILED | Name.REJECTED | Name.INTERRUPTED:
                 worker.release(task_id)
             case Name.LEASE_LOST:
-                self.note("cause", task_id, what="lease lost")
                 for run in [run for run, held in worker.holds.items() if held == task_id]:
                     self.note("loose", task_id, run=run)
             case Name.RECEIVED:
@@ -371,8 +358,12 @@ class Simulation:
             worker.copied.add((task_id, event.attempt))
         if event.name in _UNSETTLED and (task_id, event.attempt) in worker.copied:
             self.note("copy", task_id)
-        if event.name in (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST, Name.RETRIED, Name.RELEASED, Name.FORWARDED):
-            self.note("cause", task_id or str(event.detail.get("task_id", "")), what=event.name.value)
+        if event.name in _CAUSES and not event.attempt and not event.detail.get("step"):  # what was not run is no second run
+            self.note("doubt", task_id.split(":")[0])
+        elif event.name in _CAUSES:
+            what = event.name.value if not event.detail.get("step") else "copy unknown"
+            of = task_id or str(event.detail.get("task_id", ""))
+            self.note("cause", of.split(":")[0], what=what, worker=worker.number, attempt=event.attempt)
 
     def kill(self, worker):
         """What SIGKILL does: no call has an effect any more, nothing is told, nothing is cleaned up."""
@@ -388,21 +379,13 @@ class Simulation:
             for _ in range(worker.hand[task_id] - list(worker.holds.values()).count(task_id)):
                 self.note("cause", task_id, what="killed before the ack")
                 self.note("copy", task_id)
-        for task_id in self._pumped():
+        for task_id in sorted(driver.pumped[key] for driver in worker.drivers for key in driver.pumped):
             self.note("cause", task_id, what="killed in a hop")
             self.note("copy", task_id)
         worker.running.cancel()
         for task in sorted(worker.runner._tasks, key=lambda task: task.get_name()):
             task.cancel()
         self.workers.remove(worker)
-
-    def _pumped(self):
-        """Ids that some pump has in hand."""
-        for name, messages in sorted(self.broker._queues.items()):
-            if name.endswith("-delay"):
-                for message in messages.values():
-                    if message.lease is not None:
-                        yield decode(message.body).id
 
     # The whole --------------------------------------------------------------------------------------------------------
 

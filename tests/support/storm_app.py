@@ -21,6 +21,7 @@ from cloudq.errors import Unavailable
 from cloudq.events import Event, Name
 from cloudq.worker import process
 from support.ledger import FileLedger
+from support.oracle import TOLD
 from support.wrapped import COMPOSING, COPYING, Wrapped
 
 ledger = FileLedger(Path(os.environ["STORM_DIR"]))
@@ -140,19 +141,13 @@ def deadly(ctx: Context) -> None:
 def nothing() -> None: ...
 
 
-_TOLD = frozenset(
-    {
-        Name.STARTED, Name.SUCCEEDED, Name.FAILED, Name.REJECTED, Name.RETRIED, Name.RELEASED, Name.ACKED, Name.LEASE_LOST,
-        Name.DEAD_LETTERED,
-    }
-)  # fmt: skip
-_CAUSES = frozenset({Name.LEASE_LOST, Name.SETTLE_LOST, Name.SETTLE_UNKNOWN, Name.RETRIED, Name.INTERRUPTED, Name.FORWARDED})
+_CAUSES = frozenset({Name.LEASE_LOST, Name.SETTLE_LOST, Name.SETTLE_UNKNOWN, Name.RETRIED, Name.INTERRUPTED})
 
 
 def observe(event: Event) -> None:
     # The provider's id of a copy, where the message was not opened, ends in its generation.
     task_id = (event.task_id or str(event.detail.get("task_id", ""))).split(":")[0]
-    if event.name in _TOLD and task_id:
+    if event.name.value in TOLD and task_id:
         ledger.write("told", task_id, at=now(), what=event.name.value, attempt=event.attempt)
     if event.name is Name.RECEIVED:
         ledger.write("received", str(event.detail["message_id"]).split(":")[0], at=now())
@@ -160,8 +155,11 @@ def observe(event: Event) -> None:
         ledger.write("began", at=now())
     if event.name is Name.WORKER_DRAINING:
         ledger.write("draining", at=now())
-    if event.name in _CAUSES:
-        ledger.write("cause", task_id, at=now(), what=event.name.value)
+    if event.name in _CAUSES and not event.attempt and not event.detail.get("step"):  # what was not run is no second run
+        ledger.write("doubt", task_id, at=now())
+    elif event.name in _CAUSES:
+        what = event.name.value if not event.detail.get("step") else "copy unknown"
+        ledger.write("cause", task_id, at=now(), what=what, attempt=event.attempt)
     if event.name in (Name.LEASE_LOST, Name.INTERRUPTED) and task_id in _running:
         ledger.write("loose", task_id, at=now(), run=_running[task_id])
     if event.name in (Name.SETTLE_UNKNOWN, Name.SETTLE_LOST) and _less is not None:

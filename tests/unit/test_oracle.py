@@ -15,7 +15,7 @@ TOLD = [
 ]
 OVER = [{"kind": "fault", "what": "kill"}, {"kind": "drained"}]
 AGAIN = [{"kind": "start", "run": 2}, {"kind": "end", "run": 2, "well": True}]
-CAUSE, COPY, LOOSE = {"kind": "cause"}, {"kind": "copy"}, {"kind": "loose", "run": 1}
+CAUSE, COPY, LOOSE = {"kind": "cause", "what": "killed"}, {"kind": "copy"}, {"kind": "loose", "run": 1}
 DEAD = {"kind": "dead", "why": "crashed"}
 
 
@@ -68,8 +68,6 @@ def test_a_good_history_is_clean(name):
 @pytest.mark.parametrize("name", BAD)
 def test_each_class_is_found(name):
     verdict = history(*BAD[name], *OVER)
-    if name == "limbo":
-        assert verdict.classes["limbo"] == 1
     assert {found for found, count in verdict.classes.items() if count} == {name}, str(verdict)
     assert not verdict.clean
 
@@ -78,6 +76,16 @@ def test_each_class_is_found(name):
 def test_what_is_not_so_is_a_misreport(name):
     verdict = history(*MISREPORTED[name], *OVER)
     assert verdict.misreport == ["t"], str(verdict)
+
+
+def test_one_lost_delivery_explains_one_run_however_often_it_is_told_of():
+    def lost(what, attempt=1):
+        return {"kind": "cause", "what": what, "worker": 1, "attempt": attempt}
+
+    third = [{"kind": "start", "run": 3}, {"kind": "end", "run": 3, "well": True}]
+    runs = [*ENQUEUED, *RUN, *AGAIN, *third, TOLD[1], TOLD[1], TOLD[1], *OVER]
+    assert history(*runs, lost("settle-unknown"), lost("lease-lost")).unexplained == ["t"]
+    assert history(*runs, lost("settle-unknown"), lost("lease-lost", attempt=2)).unexplained == []
 
 
 def test_an_order_that_is_broken_is_found():
