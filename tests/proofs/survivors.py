@@ -18,15 +18,15 @@ REASONS: dict[str, str] = {
     "settling.py: if self._clock.monotonic() + pause >= patience: [ReplaceComparisonOperator_GtE_Gt 0]": (
         "The very moment of the end of a lease, which no clock meets."
     ),
-    "settling.py: for (held, how), answer in zip(alive, await self._answers(alive, call), strict=True): [ReplaceTrueWithFalse 0]": (
+    "settling.py: for (held, how), answer in zip(alive, await self._answers(alive, call), strict=True): "
+    "[ReplaceTrueWithFalse 0]": (
         "It guards against an adapter that answers with too few; the contract model holds adapters to one answer each."
     ),
     "settling.py: except Unsupported as error:  # `decide` does not resend ordered work [ExceptionReplacer 3]": (
         "It guards what cannot happen, with an assertion."
     ),
-    "settling.py: linger = 0.0 if station.queue.ordered else min(limits.linger, station.queue.lease / 10) [NumberReplacer 11]": (
-        _SAME + "a timer of less than nothing fires at once too."
-    ),
+    "settling.py: linger = 0.0 if station.queue.ordered else min(limits.linger, station.queue.lease / 10) "
+    "[NumberReplacer 11]": (_SAME + "a timer of less than nothing fires at once too."),
     'leases.py: wait = None if self._target == float("inf") else self._target - now [ReplaceComparisonOperator_Eq_Gt 0]': (
         _SAME + "an endless wait has no end, however it is written."
     ),
