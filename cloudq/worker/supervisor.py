@@ -105,7 +105,7 @@ class Supervisor:
                 if not (self._passed_on == 1 and code in _NOT_YET_UP):
                     self._exit_code = self._exit_code or (code if code >= 0 else 128 - code)
             elif code == _USAGE and not self._worked:
-                self._stop(signal.SIGTERM)
+                self._stop()
                 child.done = True
                 self._exit_code = _USAGE
             else:
@@ -132,10 +132,12 @@ class Supervisor:
             os.write(self._wake, b"!")
 
     def _pass_signals_on(self) -> None:
+        # Each as SIGTERM: of a SIGINT, a child that still imports makes an exception, and an exit code like any failure's.
         while self._arrived:
-            self._stop(self._arrived.pop(0))
+            self._arrived.pop(0)
+            self._stop()
 
-    def _stop(self, number: int) -> None:
+    def _stop(self) -> None:
         """Pass the signal on: the children know the difference between the first and the second."""
         self._stopping = True
         self._passed_on += 1
@@ -143,7 +145,7 @@ class Supervisor:
             if child.process is None:
                 child.done = True
             else:
-                child.process.send_signal(number)
+                child.process.terminate()
 
     def _drain_wake_pipe(self) -> None:
         selector = selectors.DefaultSelector()

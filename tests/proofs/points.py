@@ -89,7 +89,10 @@ def crash(directory: Path, url: str, seed: int, point: str, *, composing: bool) 
             result.hold(second.wait(20) == 0, "the second worker did not end well")
     back = _back(storm, first.pid, held, ended)
     result.figures |= {"worst_seconds_until_back": back, "not_over_at_the_crash": len(held)}
-    result.hold(back <= LEASE + SOON, f"{point}, seed {seed}: back after {back:.2f} s, lease {LEASE:g} s")
+    # Nobody can take it up before the second worker has begun, which on a busy machine takes a while.
+    begun = next(line["at"] for line in read(storm.directory) if line["kind"] == "began" and line["pid"] == second.pid)
+    within = max(LEASE, begun - ended) + SOON
+    result.hold(back <= within, f"{point}, seed {seed}: back after {back:.2f} s, not within {within:.2f} s")
     result.judge(storm.verdict(), f"{point}, seed {seed}")
     return result
 
