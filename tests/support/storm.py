@@ -68,8 +68,8 @@ class Storm:
         self.confirmed: set[str] = set()
 
     def _import(self):
-        """Import the application anew, with this storm's settings, for enqueuing."""
-        with _importing, mock.patch.dict(os.environ, self.variables), contextlib.chdir(self.directory):
+        """Import the application anew, with this storm's settings, for enqueuing: what workers lack, this process has."""
+        with _importing, mock.patch.dict(os.environ, {"STORM_DIR": str(self.directory)}), contextlib.chdir(self.directory):
             sys.modules.pop("support.storm_app", None)
             module = importlib.import_module("support.storm_app")
             _ = module.app.settings  # read here, where cloudq.toml is
@@ -145,8 +145,9 @@ class Storm:
         runs, hand = self.running.pop(pid, {}), self.hand.pop(pid, Counter())
         for task_id in sorted({*runs, *+hand}):
             self.ledger.write("cause", task_id, at=at, what="killed")
-            if self.composing:  # between a copy and the ack of its original
+            if self.composing:  # between a copy, perhaps not told of, and the ack of its original: both may run
                 self.ledger.write("copy", task_id, at=at)
+                self.ledger.write("cause", task_id, at=at, what="killed beside a copy")
         for task_id, run in sorted(runs.items()):
             self.ledger.write("loose", task_id, at=at, run=run)
         return bool(runs)
