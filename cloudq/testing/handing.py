@@ -93,7 +93,10 @@ class HandingRunner:
         if self._over or self._loop is None:
             return
         self._broken_off = True
-        self._loop.call_soon_threadsafe(self.drain)
+        try:
+            self._loop.call_soon_threadsafe(self.drain)
+        except RuntimeError:
+            return  # the loop is closed: the engine has ended meanwhile
         if self._at_hand is not None:
             self.ended(self._at_hand, NotRun(started=True))
         while True:
