@@ -50,6 +50,7 @@ def _address(namespace: str, logical: str, settings: QueueSettings, part: Part, 
         priority=priority,
         # What is dead or waits elsewhere holds up nobody of its key: only the queue itself is in order.
         ordered=settings.ordered and part is Part.MAIN,
+        of_ordered=settings.ordered,
         lease=seconds(settings.lease, f"queues.{logical}.lease"),
         dedup=seconds(settings.dedup, f"queues.{logical}.dedup") if part is Part.MAIN else 0.0,
     )

@@ -1,1 +1,42 @@
-"""Amazon SQS. So far its facts; the driver is being built on them."""
+"""Amazon SQS.
+
+URLs
+    `sqs://eu-west-1` is a region; `sqs://` takes the one of the environment or profile. Credentials come from boto3's chain.
+    Options: `account=` (owner of the queues; spares GetQueueUrl), `prefix=` (before every name), `url.<name>=` (an explicit
+    queue URL), `endpoint=` (else AWS_ENDPOINT_URL_SQS and the like), and for queues that `cloudq queues create` makes `sse=`
+    (`sqs`, `off`, or a KMS key) and `fifo_throughput=high`. `sqs://local` is the emulator on this machine, started when it is
+    not there; `port=` chooses another than 9324.
+
+Delivery
+    At least once, in no order. A send is confirmed per message; one without an answer may have arrived. A late
+    acknowledgement may look like one in time. In an ordered queue (FIFO), in order within each group, and a message whose id
+    was sent within the last 5 minutes is dropped.
+
+What is native and what composed
+    Native: delay up to 15 min, retry delay up to 6 h, order and dedup (FIFO), the redrive policy as the net, moving a whole
+    dead part back. Composed by the core: longer delays (through the delay part), the move of one message to the dead part
+    (copy, confirm, delete), expiry, priority (one physical queue each). The count of deliveries is native and includes what
+    was given back unrun; crashes are not told apart. There is no peek.
+
+Escape hatch
+    `unwrap(botocore.client.BaseClient)` is the boto3 client for SQS.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cloudq.clock import Clock
+from cloudq_sqs import local
+from cloudq_sqs.driver import SQSDriver
+from cloudq_sqs.options import LOCAL, read
+
+__all__ = ["SQSDriver", "open_sqs"]
+
+
+def open_sqs(place: str, query: Mapping[str, str], clock: Clock) -> SQSDriver:
+    """Open `sqs://<place>?<query>`."""
+    options = read(place, query)
+    if place == LOCAL:
+        # The emulator looks at no signature; its account is fixed.
+        options = replace(options, endpoint=local.endpoint(options.port), account="000000000000", keys=("local", "local"))
+    return SQSDriver(options, clock)

@@ -8,6 +8,7 @@ import random
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import boto3
 import pytest
 
 from cloudq import CloudQ
@@ -17,6 +18,10 @@ from cloudq.driver import Part, Queue
 from cloudq_local.facts import MEMORY
 from cloudq_local.memory import MemoryBroker, _brokers, connect
 from cloudq_local.sqlite import SQLiteDriver
+from cloudq_sqs import provision
+from cloudq_sqs.driver import SQSDriver
+from cloudq_sqs.emulator import Server
+from cloudq_sqs.options import Options
 from support.clocks import JumpingClock
 
 numbers = itertools.count()
@@ -96,9 +101,59 @@ class Composing(Memory):
     )
 
 
-@pytest.fixture(params=[SQLite, Memory, Composing], ids=lambda kind: kind.__name__)
-def harness(request, tmp_path):
-    return request.param(tmp_path)
+class SQS:
+    """The SDK over a socket: the shipped emulator, on a clock that the test moves."""
+
+    lease = 3.0
+    tick = 1.0
+
+    def __init__(self, directory):
+        self.clock = JumpingClock()
+        self.server = Server(clock=self.clock).start()
+        self.options = Options(region="us-east-1", endpoint=self.server.endpoint, keys=("test", "test"))
+
+    def close(self):
+        self.server.stop()
+
+    @asynccontextmanager
+    async def open(self):
+        driver = SQSDriver(self.options, self.clock)
+        yield driver
+        await driver.aclose()
+
+    async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
+        queue = Queue("main", f"t-{next(numbers)}", part, ordered=ordered, lease=30.0, dedup=dedup)
+        async with self.open() as driver:
+            await driver.create([queue])
+        return queue
+
+    async def pass_time(self, seconds):
+        self.clock.advance(seconds)
+        self.server.look()
+
+    def app(self, **queues):
+        settings = {name: {"lease": self.lease, **settings} for name, settings in queues.items()}
+        app = CloudQ(
+            f"sqs://us-east-1?endpoint={self.server.endpoint}&account=000000000000",
+            namespace=f"n{next(numbers)}",
+            queues=settings,
+            draw=random.Random(1),
+        )
+        client = boto3.client("sqs", endpoint_url=self.server.endpoint)
+        for name in queues:
+            provision.create(client, self.options, app.addresses(name))
+        return app
+
+
+@pytest.fixture(params=[SQLite, Memory, Composing, SQS], ids=lambda kind: kind.__name__)
+def harness(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    made = request.param(tmp_path)
+    yield made
+    if isinstance(made, SQS):
+        made.close()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)

@@ -1,0 +1,13 @@
+"""`python -m cloudq_sqs.emulator`: what `sqs://local` starts."""
+
+from __future__ import annotations
+
+import argparse
+
+from cloudq_sqs.emulator import serve
+
+parser = argparse.ArgumentParser(description="The SQS emulator on 127.0.0.1.")
+parser.add_argument("--port", type=int, default=9324)
+parser.add_argument("--linger", type=float, help="End so many seconds after the last request.")
+arguments = parser.parse_args()
+serve(arguments.port, linger=arguments.linger)
