@@ -359,6 +359,13 @@ class CloudQ:
                 f"ordering_key={options.ordering_key!r}: the queue {task.queue!r} is not ordered. Set "
                 f"queues.{task.queue}.ordered = true in cloudq.toml (read: {config.origin()})."
             )
+        if options.tenant is not None and (settings.ordered or not limits.fair):
+            why = (
+                "an ordered queue takes its turns by ordering_key"
+                if settings.ordered
+                else f"{limits.provider} shares no queue by tenant"
+            )
+            raise Unsupported(f"tenant={options.tenant!r}: {why}. Enqueue it without the tenant, or give the tenant a queue.")
         delay = options.delay if options.at is None else max(0.0, options.at.timestamp() - now)
         expires = options.expires.timestamp() if isinstance(options.expires, datetime) else options.expires
         if expires is not None and not isinstance(options.expires, datetime):
@@ -376,6 +383,7 @@ class CloudQ:
             expires=None if expires is None else round(expires, 3),
             priority=options.priority,
             ordering_key=options.ordering_key,
+            tenant=options.tenant,
         )
         body = encode(envelope)
         if len(body) > limits.message_bytes - ROOM:
@@ -383,7 +391,7 @@ class CloudQ:
         first = route(delay, limits, options.ordering_key)
         queue = self.address(task.queue, first.part, options.priority)
         refuse_impossible(queue, limits)
-        return queue, Outgoing(body, envelope.message_id, first.delay, options.ordering_key), due
+        return queue, Outgoing(body, envelope.message_id, first.delay, envelope.group), due
 
     # Connections ------------------------------------------------------------------------------------------------------
 

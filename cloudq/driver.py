@@ -69,7 +69,8 @@ class Outgoing:
     """A message to send.
 
     `message_id` is what the provider deduplicates by, where it does. `delay` is in seconds from now, at most
-    `Limits.send_delay`. `group` is the ordering key. `attributes` travel beside the body.
+    `Limits.send_delay`. `group` is the ordering key, or in a queue that is not ordered the tenant (`Limits.fair`).
+    `attributes` travel beside the body.
     """
 
     body: bytes
@@ -166,6 +167,10 @@ class Limits:
     send_delay: float
     #: Longest delay of a released message.
     release_delay: float
+    #: How many messages of a queue may be hidden by releases at a time.
+    parked: float
+    #: How long a message is kept at the most, from its sending.
+    retention: float
     #: Shortest and longest lease that may be asked for.
     lease: tuple[float, float]
     #: How long a settlement may wait for company. 0 where a request costs nothing.
@@ -178,6 +183,8 @@ class Limits:
     ordered_delay: bool
     #: Longest delay of a release in an ordered queue, with the rest of the group waiting behind it.
     ordered_release_delay: float
+    #: Shares the workers of a queue that is not ordered between the groups, so that a busy one does not hold up the others.
+    fair: bool
     #: In which queues a repeated message id is dropped: some providers do so only where they also keep the order.
     dedup: Literal["none", "ordered", "all"]
     #: Shortest and longest window of `dedup` that may be asked for.
@@ -274,4 +281,27 @@ class Peeks(Protocol):
 
     async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
         """Return messages in the order of their age, changing nothing. They cannot be settled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far a move of a dead part has come. `state` is the provider's own word; `count` as far as it is told."""
+
+    running: bool
+    well: bool
+    state: str
+    count: int = 0
+
+
+@runtime_checkable
+class MovesDeadLetters(Protocol):
+    """An adapter whose provider moves a whole dead part by itself. Nothing is selected, and nothing is rewritten."""
+
+    async def move_dead_letters(self, dead: Queue, queue: Queue, rate: float | None) -> None:
+        """Start to move all of `dead` to `queue`, at most `rate` a second. It goes on when this process ends."""
+        ...
+
+    async def moved(self, dead: Queue) -> Moved:
+        """Return the state of the latest move of a dead part."""
         ...

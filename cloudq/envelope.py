@@ -37,6 +37,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expires: float | None = None
     priority: str = "normal"
     ordering_key: str | None = None
+    tenant: str | None = None
     generation: int = 0
     attempts: int = 0
     #: When the first copy was due: where a retry is a copy, `due` moves on, and the age of the task does not.
@@ -46,6 +47,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def born(self) -> float:
         """From when on the task could have been run: its age counts from here."""
         return self.since or self.due or self.time
+
+    @property
+    def group(self) -> str | None:
+        """What a provider groups by: a queue is ordered or shared fairly, never both."""
+        return self.ordering_key or self.tenant
 
     @property
     def message_id(self) -> str:

@@ -29,7 +29,7 @@ class How(Enum):
     REFUSED = "refused"
 
 
-Aspect = Literal["retry", "delay", "dead-letter", "lease", "attempts", "order", "dedup", "expiry", "priority"]
+Aspect = Literal["retry", "delay", "dead-letter", "lease", "attempts", "order", "dedup", "expiry", "priority", "fairness"]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 
@@ -63,6 +63,7 @@ CASES: Mapping[Aspect, tuple[str, ...]] = {
     "dedup": ("plain", "ordered"),
     "expiry": ("task", "retention"),
     "priority": ("levels",),
+    "fairness": ("tenant",),
 }
 
 

@@ -89,6 +89,8 @@ def _of_queue(app: CloudQ, name: str, tasks: Sequence[Task[Any, Any]], facts: Fa
         cases.append(("dedup", "ordered" if queue.ordered else "plain"))
     if len(app.settings.queue(name).priorities) > 1:
         cases.append(("priority", "levels"))
+    if not queue.ordered:
+        cases.append(("fairness", "tenant"))
     possible = facts.cases()
     for aspect, case in (case for case in cases if case in possible):
         line = _line(facts.rule(aspect, case), queue, facts, attempts)

@@ -17,13 +17,15 @@ from cloudq.app import CloudQ
 from cloudq.batching import cut
 from cloudq.clock import Clock
 from cloudq.deadletters import Letter, Wanted, open_letter
-from cloudq.driver import RECORD, Delivery, Driver, Outgoing, Part, Queue, Release, Settled
+from cloudq.driver import RECORD, Delivery, Driver, MovesDeadLetters, Outgoing, Part, Queue, Release, Settled
 from cloudq.envelope import anew
-from cloudq.errors import DriverError, OutcomeUnknown
+from cloudq.errors import DriverError, OutcomeUnknown, Unsupported
 from cloudq.sending import Sender
 
 #: A receive of the dead part that finds nothing for so many seconds has found its end.
 _END = 1.0
+#: How often a move by the provider is looked at, in seconds.
+_LOOK = 1.0
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ async def redrive(
                 return
             generation = envelope.generation + 1
             body = anew(delivery.body, generation=generation, now=round(app.clock.time(), 3))
-            copy = Outgoing(body, f"{envelope.id}:{generation}", 0.0, envelope.ordering_key, attributes)
+            copy = Outgoing(body, f"{envelope.id}:{generation}", 0.0, envelope.group, attributes)
             await sender.send(mains.get(envelope.priority, mains["normal"]), copy)
 
         walk = _Walk(driver, app.address(queue, Part.DEAD), app.clock, send_back, rate, progress)
@@ -93,6 +95,25 @@ async def purge(
         async def nothing(_letter: Letter) -> None: ...
 
         return await _Walk(driver, app.address(queue, Part.DEAD), app.clock, nothing, rate, progress).over(wanted, limit)
+
+
+async def move(app: CloudQ, queue: str, *, rate: float | None = None, progress: Progress = lambda _: None) -> Tally:
+    """Have the provider move all dead letters of a queue back by itself, and watch it until it ends.
+
+    Nothing is looked at or rewritten: a task keeps its age, its expiry and its record, and all go to the queue's normal
+    priority. Unsupported where the provider cannot.
+    """
+    async with app.driver(app.url_of(queue)) as driver:
+        if not isinstance(driver, MovesDeadLetters):
+            raise Unsupported(
+                f"{driver.limits.provider} moves no dead letters by itself. Redrive them one by one: without --bulk."
+            )
+        dead = app.address(queue, Part.DEAD)
+        await driver.move_dead_letters(dead, app.address(queue, Part.MAIN), rate)
+        while (moved := await driver.moved(dead)).running:
+            progress(Tally(done=moved.count))
+            await asyncio.sleep(_LOOK)
+        return Tally(done=moved.count, doubtful=int(not moved.well), error="" if moved.well else moved.state)
 
 
 class _Walk:

@@ -32,6 +32,7 @@ class Options:
     priority: PriorityName = "normal"
     expires: float | datetime | None = None
     ordering_key: str | None = None
+    tenant: str | None = None
     task_id: str | None = None
 
 
@@ -110,13 +111,15 @@ class Enqueueable(Generic[P]):
         priority: PriorityName | None = None,
         expires: Duration | datetime | None = None,
         ordering_key: str | None = None,
+        tenant: str | None = None,
         task_id: str | None = None,
     ) -> Enqueueable[P]:
         """Return the same task with options for the enqueue.
 
         `delay` or `at` (an aware datetime): not before then. `expires`: not run after then; a duration counts from the
         enqueue. `ordering_key`: tasks of one key run one after the other, in the order they were enqueued; the queue must be
-        `ordered`. `task_id`: repeat an enqueue whose outcome was unknown with the id it had.
+        `ordered`. `tenant`: on whose behalf; where the provider shares a queue fairly, one with a large backlog does not hold
+        up the others, and elsewhere it is refused. `task_id`: repeat an enqueue whose outcome was unknown with the id it had.
         """
         changes: dict[str, Any] = {}
         if delay is not None and at is not None:
@@ -130,7 +133,9 @@ class Enqueueable(Generic[P]):
         if expires is not None:
             changes["expires"] = _aware(expires, "expires") if isinstance(expires, datetime) else seconds(expires, "expires")
         if ordering_key is not None:
-            changes["ordering_key"] = _valid_key(ordering_key)
+            changes["ordering_key"] = _valid_key(ordering_key, "an ordering_key")
+        if tenant is not None:
+            changes["tenant"] = _valid_key(tenant, "a tenant")
         if task_id is not None:
             if not valid_task_id(task_id):
                 raise ConfigError(f"the task_id {task_id[:120]!r} is not 1 to 100 printable ASCII characters without spaces.")
@@ -247,10 +252,10 @@ class Declared:
         return dict(self._tasks)
 
 
-def _valid_key(ordering_key: str) -> str:
-    if not 1 <= len(ordering_key) <= 128:
-        raise ConfigError(f"an ordering_key has 1 to 128 characters; this one has {len(ordering_key)}.")
-    return ordering_key
+def _valid_key(key: str, what: str) -> str:
+    if not 1 <= len(key) <= 128:
+        raise ConfigError(f"{what} has 1 to 128 characters; this one has {len(key)}.")
+    return key
 
 
 def _known(priority: PriorityName) -> PriorityName:

@@ -21,7 +21,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 from cloudq.clock import Clock
-from cloudq.driver import Burial, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
+from cloudq.driver import Burial, Delivery, Limits, Moved, Outgoing, Queue, Release, Settled, Stats
 from cloudq.errors import ConfigError, DriverError, Refused, Unavailable
 from cloudq_sqs import messages, provision
 from cloudq_sqs.errors import LEASE_OVER, entry_failed, translate
@@ -39,8 +39,8 @@ LIMITS = SQS.limits
 _POLLS, _CALLS = 256, 32
 #: Seconds until a request without an answer is given up: connecting, a call, and a receive beyond its wait.
 _CONNECT, _ANSWER = 5.0, 10.0
-#: A lease that was given while a receive waited is as old as the receive, at the most: nothing tells when in between. So that it
-#: is never used up by the waiting, a receive waits at most this share of it.
+#: A lease that was given while a receive waited is as old as the receive, at the most: nothing tells when in between. So that
+#: waiting never uses it up, a receive waits at most one part in so many of it.
 _WAIT_SHARE = 3.0
 #: API ReceiveMessage: what is asked for beside body and attributes.
 _TOLD = ["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"]
@@ -57,8 +57,8 @@ class SQSDriver:
         key, secret = options.keys or (None, None)
         session = boto3.Session(key, secret, region_name=options.region or None)
         #: The region, as the SDK found it.
-        self.region: str | None = session.region_name
-        if self.region is None:
+        self.region: str = session.region_name or ""
+        if not self.region:
             raise ConfigError("sqs:// without a region: write sqs://eu-west-1, or set AWS_REGION or a profile with one.")
         self._calls: SQSClient = _client(session, options, _CALLS, _ANSWER)
         self._polls: SQSClient = _client(session, options, _POLLS, LIMITS.receive_wait + _ANSWER)
@@ -80,14 +80,17 @@ class SQSDriver:
         """SendMessageBatch, in as many requests as count, bytes and order ask for; nearly always one."""
         url = await self._url(queue)
         failures: dict[int, DriverError] = {}
-        requests = _requests([_entry(position, queue, message) for position, message in enumerate(batch)], ordered=queue.ordered)
-        for number, entries in enumerate(requests):
-            if queue.ordered:
-                entries = self._without_followers(queue, entries, batch, failures)
+        requests = _requests(
+            [_entry(position, queue, message) for position, message in enumerate(batch)], ordered=queue.ordered
+        )
+        for number, packed in enumerate(requests):
+            entries = self._without_followers(queue, packed, batch, failures) if queue.ordered else packed
             if not entries:
                 continue
             try:
-                answer = await self._call(queue, "SendMessageBatch", self._calls.send_message_batch, QueueUrl=url, Entries=entries)
+                answer = await self._call(
+                    queue, "SendMessageBatch", self._calls.send_message_batch, QueueUrl=url, Entries=entries
+                )
             except DriverError as error:
                 if number == 0:
                     raise
@@ -112,7 +115,9 @@ class SQSDriver:
         """Leave out what stands behind a failure in its group, and fail it too: sent now, it would overtake."""
         broken = {batch[position].group for position in failures if batch[position].group is not None}
         behind = [int(entry["Id"]) for entry in entries if batch[int(entry["Id"])].group in broken]
-        failures |= {position: Unavailable(f"{self._named(queue)}: behind a failure of its ordering key") for position in behind}
+        failures |= {
+            position: Unavailable(f"{self._named(queue)}: behind a failure of its ordering key") for position in behind
+        }
         return [entry for entry in entries if int(entry["Id"]) not in behind]
 
     # Receiving --------------------------------------------------------------------------------------------------------
@@ -178,9 +183,7 @@ class SQSDriver:
             {"Id": str(position), "ReceiptHandle": delivery.receipt, "VisibilityTimeout": math.ceil(seconds)}
             for position, (delivery, seconds) in enumerate(batch)
         ]
-        return await self._settle(
-            queue, "ChangeMessageVisibilityBatch", self._calls.change_message_visibility_batch, entries
-        )
+        return await self._settle(queue, "ChangeMessageVisibilityBatch", self._calls.change_message_visibility_batch, entries)
 
     async def _settle(
         self, queue: Queue, operation: str, method: Callable[..., Any], entries: list[dict[str, Any]]
@@ -191,7 +194,7 @@ class SQSDriver:
             answers[int(failed["Id"])] = Settled.LOST if failed["Code"] in LEASE_OVER else Settled.UNKNOWN
         return answers
 
-    async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
+    async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
         """SQS cannot: the core composes it."""
         raise Refused(f"{self._named(queue)}: SQS moves no single message to a dead-letter queue; a copy is sent instead.")
 
@@ -222,25 +225,27 @@ class SQSDriver:
             operation = getattr(error, "operation_name", "CreateQueue")
             raise translate(error, operation, f"{', '.join(queue.physical for queue in queues)} in {self.region}") from error
 
-    async def move_dead_letters(self, dead: Queue, queue: Queue, rate: float | None) -> str:
-        """StartMessageMoveTask: the service moves all of a dead part by itself, at most 500 a second. Returns its handle.
+    async def move_dead_letters(self, dead: Queue, queue: Queue, rate: float | None) -> None:
+        """StartMessageMoveTask: at most 500 a second. `dead` must be named by the RedrivePolicy of a queue.
 
-        Nothing is selected and nothing is rewritten: records stay on the messages, and their age begins anew. `dead` must be
-        named by the RedrivePolicy of a queue.
+        What arrives is a new message to the provider: counted from 1, with a new age and retention.
         """
         asked: dict[str, Any] = {"SourceArn": await self._arn(dead), "DestinationArn": await self._arn(queue)}
         if rate is not None:
             asked["MaxNumberOfMessagesPerSecond"] = min(500, max(1, int(rate)))
-        answer = await self._call(dead, "StartMessageMoveTask", self._calls.start_message_move_task, **asked)
-        return str(answer["TaskHandle"])
+        await self._call(dead, "StartMessageMoveTask", self._calls.start_message_move_task, **asked)
 
-    async def moved(self, dead: Queue) -> tuple[str, int]:
-        """Return the state of the latest move of a dead part, and how many it has moved."""
+    async def moved(self, dead: Queue) -> Moved:
+        """ListMessageMoveTasks."""
         answer = await self._call(
             dead, "ListMessageMoveTasks", self._calls.list_message_move_tasks, SourceArn=await self._arn(dead), MaxResults=1
         )
         tasks = answer.get("Results", ())
-        return (tasks[0]["Status"], tasks[0].get("ApproximateNumberOfMessagesMoved", 0)) if tasks else ("NONE", 0)
+        if not tasks:
+            return Moved(running=False, well=False, state="there is no move")
+        state = str(tasks[0]["Status"])
+        count = int(tasks[0].get("ApproximateNumberOfMessagesMoved", 0))
+        return Moved(running=state in ("RUNNING", "CANCELLING"), well=state == "COMPLETED", state=state, count=count)
 
     async def _arn(self, queue: Queue) -> str:
         answer = await self._call(
@@ -328,7 +333,7 @@ def _client(session: boto3.Session, options: Options, connections: int, patience
         retries={"total_max_attempts": 1, "mode": "standard"},
         tcp_keepalive=True,
     )
-    return session.client("sqs", endpoint_url=options.endpoint or None, config=config)
+    return session.client("sqs", endpoint_url=options.endpoint or None, config=config)  # pyright: ignore[reportUnknownMemberType]  other services
 
 
 def _entry(position: int, queue: Queue, message: Outgoing) -> SendMessageBatchRequestEntryTypeDef:

@@ -1,7 +1,7 @@
 """From what boto3 raises to what cloudq raises: one table by error code, one by exception class.
 
-Sources: the errors of the service model 2012-11-05 ("API"); "Common errors" of the Amazon SQS API reference for those that every
-AWS service has. SDKs tell an error under the name it had before the JSON protocol; both names are listed.
+Sources: the errors of the service model 2012-11-05 ("API"); "Common errors" of the Amazon SQS API reference for those that
+every AWS service has. SDKs tell an error under the name it had before the JSON protocol; both names are listed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _from_answer(error: sdk.ClientError, operation: str, what: str) -> DriverErr
 
 def _not_found(detail: str, _operation: str, _meta: Mapping[str, Any]) -> DriverError:
     return QueueNotFound(
-        f"{detail} Is the region right, and the namespace? Queues are made by Terraform; for development: `cloudq queues --create`."
+        f"{detail} Are the region and the namespace right? Terraform makes the queues, and for development "
+        f"`cloudq queues create`."
     )
 
 
@@ -97,7 +98,9 @@ def _denied(detail: str, operation: str, _meta: Mapping[str, Any]) -> DriverErro
 def _keys(detail: str, operation: str, _meta: Mapping[str, Any]) -> DriverError:
     # guide, key management: a producer needs both, a consumer kms:Decrypt.
     needed = "kms:GenerateDataKey and kms:Decrypt" if operation.startswith("Send") else "kms:Decrypt"
-    return AccessDenied(f"{detail} The queue is encrypted with a KMS key: allow this identity {needed} on it, and enable the key.")
+    return AccessDenied(
+        f"{detail} The queue is encrypted with a KMS key: allow this identity {needed} on it, and enable the key."
+    )
 
 
 def _expired(detail: str, _operation: str, _meta: Mapping[str, Any]) -> DriverError:
@@ -105,7 +108,9 @@ def _expired(detail: str, _operation: str, _meta: Mapping[str, Any]) -> DriverEr
 
 
 def _unknown_key(detail: str, _operation: str, _meta: Mapping[str, Any]) -> DriverError:
-    return AccessDenied(f"{detail} The service does not know these credentials. `aws sts get-caller-identity` shows whose are used.")
+    return AccessDenied(
+        f"{detail} The service does not know these credentials. `aws sts get-caller-identity` shows whose are used."
+    )
 
 
 def _signature(detail: str, _operation: str, meta: Mapping[str, Any]) -> DriverError:
@@ -114,8 +119,8 @@ def _signature(detail: str, _operation: str, meta: Mapping[str, Any]) -> DriverE
     if abs(skew) > 60:
         direction = "ahead of" if skew > 0 else "behind"
         return AccessDenied(
-            f"{detail} This machine's clock is {abs(skew):,.0f} s {direction} the service's; signatures hold for about 5 minutes. "
-            f"Set the clock (NTP)."
+            f"{detail} This machine's clock is {abs(skew):,.0f} s {direction} the service's, and a signature holds for about "
+            f"5 minutes. Set the clock (NTP)."
         )
     return AccessDenied(f"{detail} The clocks agree, so the secret key is wrong, or something changed the request on its way.")
 
@@ -148,10 +153,18 @@ _ADVICE: tuple[tuple[set[str], Callable[[str, str, Mapping[str, Any]], DriverErr
 def _from_way(error: Exception, what: str) -> DriverError:
     """The request did not come back with an answer."""
     if isinstance(error, (sdk.NoCredentialsError, sdk.PartialCredentialsError)):
-        return AccessDenied(f"{what}: {error}. boto3 found no credentials: environment, profile, web identity, container, instance.")
+        return AccessDenied(
+            f"{what}: {error}. boto3 found no credentials: environment, profile, web identity, container, instance."
+        )
     if isinstance(
         error,
-        (sdk.CredentialRetrievalError, sdk.TokenRetrievalError, sdk.SSOError, sdk.UnauthorizedSSOTokenError, sdk.RefreshWithMFAUnsupportedError),
+        (
+            sdk.CredentialRetrievalError,
+            sdk.TokenRetrievalError,
+            sdk.SSOError,
+            sdk.UnauthorizedSSOTokenError,
+            sdk.RefreshWithMFAUnsupportedError,
+        ),
     ):
         return AccessDenied(f"{what}: {error}. The credentials could not be renewed.")
     # Nothing was sent yet: no connection.

@@ -26,10 +26,13 @@ SQS = Facts(
         receive_wait=20.0,
         send_delay=900.0,
         release_delay=6 * 3600.0,
-        lease=(1.0, 12 * 3600.0),
+        parked=100_000,
+        retention=14 * 86_400.0,
+        lease=(2.0, 12 * 3600.0),
         linger=0.1,
         native_dead_letter=False,
         native_order=True,
+        fair=True,
         ordered_delay=False,
         ordered_release_delay=6 * 3600.0,
         dedup="ordered",
@@ -49,10 +52,14 @@ SQS = Facts(
         "send_delay": f"{_SEND}: DelaySeconds 0 to 900, standard queues only",
         "release_delay": f"choice: half of the 12 h of {_VISIBILITY}, which count from the receive, so that a run of up to 6 h "
         "still finds room for its delay",
-        "lease": f"{_VISIBILITY}: 0 to 43,200 s; 0 is a release",
+        "parked": "choice: about 120,000 may be in flight, and beyond it no receive succeeds (guide, quotas-messages); some "
+        "room is kept",
+        "retention": "API SetQueueAttributes, MessageRetentionPeriod: up to 14 days",
+        "lease": f"{_VISIBILITY}: 0 to 43,200 s; the least is a choice: seconds are whole, and a long poll uses up one",
         "linger": "choice: a request is billed, and an ack can wait 100 ms for nine others",
         "native_dead_letter": "API, all operations: none moves one message with a reason",
         "native_order": f"{_SEND}: MessageGroupId of FIFO queues",
+        "fair": "guide, fair queues: MessageGroupId on a standard queue",
         "ordered_delay": f"{_SEND}: FIFO queues take no DelaySeconds per message",
         "ordered_release_delay": "as release_delay; the group waits behind a hidden message (guide, FIFO delivery logic)",
         "dedup": f"{_SEND}: MessageDeduplicationId of FIFO queues",
@@ -110,10 +117,11 @@ SQS = Facts(
             when="longer",
             how=How.COMPOSED,
             field="SendMessage to <queue>-delay, then ChangeMessageVisibility.VisibilityTimeout",
-            value="min(21600, rest) again and again; forwarded with DelaySeconds",
+            value="min(21600, rest) again and again; forwarded with DelaySeconds. While 100,000 are hidden, and after 7 days, "
+            "sent anew instead, with DelaySeconds 900",
             source=f"{_VISIBILITY}; in flight at most about 120,000 (guide, quotas-messages)",
-            cost="2 requests per 6 h (0.2 in batches) and 3 for the forward; needs a worker or `cloudq pump`; a kill between "
-            "forward and delete leaves a duplicate",
+            cost="2 requests per 6 h (0.2 in batches) and 3 for the forward; beyond 100,000, 3 per 15 min (0.3); needs a "
+            "worker or `cloudq pump`; a kill between a copy and its delete leaves a duplicate",
         ),
         Rule(
             aspect="delay",
@@ -228,6 +236,16 @@ SQS = Facts(
             value="polled in turn, 14 : 5 : 1",
             source="API, all operations: none knows a priority",
             cost="an idle poll more for each level: 3 receives a minute",
+        ),
+        Rule(
+            aspect="fairness",
+            case="tenant",
+            when="tenant=",
+            how=How.NATIVE,
+            field="MessageGroupId of a standard queue",
+            value="the tenant",
+            source="guide, fair queues",
+            cost="0.10 USD more per million sends with a tenant, as quoted by third parties in 2026",
         ),
     ),
     cost=Cost(

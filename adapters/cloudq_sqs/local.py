@@ -43,7 +43,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.02)
     raise ConfigError(
-        f"sqs://local: the emulator did not answer on {_HOST}:{port} within {_START:g} s. `cloudq emulate sqs --port {port}` shows why."
+        f"sqs://local: the emulator did not answer on {_HOST}:{port} within {_START:g} s. `cloudq emulate sqs --port {port}` "
+        f"shows why."
     )
 
 
@@ -55,7 +56,9 @@ def _answers(port: int) -> bool:
     except OSError:
         return False
     except (http.client.HTTPException, ValueError) as error:
-        raise ConfigError(f"sqs://local: port {port} belongs to something else. Choose another: sqs://local?port=9325") from error
+        raise ConfigError(
+            f"sqs://local: port {port} belongs to something else. Choose another: sqs://local?port=9325"
+        ) from error
     finally:
         connection.close()
     if not isinstance(told, dict) or "emulator" not in str(told.get("what")):  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]

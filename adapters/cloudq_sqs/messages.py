@@ -1,7 +1,7 @@
 """What stands in an SQS message: bodies and attributes, there and back.
 
-SQS takes text in which every character is allowed in XML, one at least, and ten attributes (API SendMessage). Everything else is
-carried as base64, with an attribute that says so: what a driver is given arrives byte for byte.
+SQS takes text in which every character is allowed in XML, one at least, and ten attributes (API SendMessage). Everything else
+is carried as base64, with an attribute that says so: what a driver is given arrives byte for byte.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from cloudq.driver import RECORD
 
@@ -40,7 +40,7 @@ class Typed(str):
 
     kind: str
 
-    def __new__(cls, text: str, kind: str) -> Typed:
+    def __new__(cls, text: str, kind: str) -> Self:
         """`kind` is the DataType, e.g. Number or Binary.png."""
         made = super().__new__(cls, text)
         made.kind = kind
@@ -112,10 +112,14 @@ def token(text: str) -> str:
     return text if _TOKEN.fullmatch(text) else f"sha256-{sha256(text.encode()).hexdigest()}"
 
 
-def size(text: str, attributes: Mapping[str, MessageAttributeValueTypeDef]) -> int:
+def size(text: str, attributes: Mapping[str, Any]) -> int:
     """Return the bytes that count: the body, and of each attribute its name, type and value (API SendMessage)."""
     total = len(text.encode())
     for name, value in attributes.items():
         held = value.get("StringValue")
-        total += len(name.encode()) + len(value["DataType"]) + len(held.encode() if held is not None else value.get("BinaryValue", b""))
+        total += (
+            len(name.encode())
+            + len(value["DataType"])
+            + len(held.encode() if held is not None else value.get("BinaryValue", b""))
+        )
     return total

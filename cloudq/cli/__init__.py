@@ -9,6 +9,7 @@ import click
 
 from cloudq.cli.check import check
 from cloudq.cli.dlq import dlq
+from cloudq.cli.emulate import emulate
 from cloudq.cli.enqueue import enqueue
 from cloudq.cli.explain import explain
 from cloudq.cli.pump import pump
@@ -70,3 +71,4 @@ main.add_command(dlq)
 main.add_command(check)
 main.add_command(explain)
 main.add_command(pump)
+main.add_command(emulate)

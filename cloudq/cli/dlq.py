@@ -24,6 +24,8 @@ from cloudq.outcome import Kind
 
 #: Letters of one queue that are looked at for a list: more than anybody reads, few enough for the memory.
 _MOST = 100_000
+#: What --limit is when it is not given.
+_ALL = 1_000_000
 _COLUMNS = ["queue", "kind", "task", "task_id", "attempts", "at", "reason"]
 _KINDS = [kind.value for kind in Kind]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,18 +94,26 @@ def show(app: CloudQ, task_id: str, *, as_json: bool) -> None:
 @dlq.command(name="redrive")
 @click.argument("app", type=APP)
 @_filters
-@click.option("--limit", default=1_000_000, type=click.IntRange(1), help="At most so many, per queue. Default: all.")
+@click.option("--limit", default=_ALL, type=click.IntRange(1), help="At most so many, per queue. Default: all.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be sent back.")
+@click.option(
+    "--bulk", is_flag=True, help="Have the provider move all of a queue by itself, unread and unchanged, where it can."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def redrive_(app: CloudQ, limit: int, rate: float | None, *, dry_run: bool, as_json: bool, **filters: Any) -> None:
+def redrive_(app: CloudQ, limit: int, rate: float | None, *, dry_run: bool, bulk: bool, as_json: bool, **filters: Any) -> None:
     """Send dead letters back to their queues: with no attempts behind them, a new age, and no expiry.
 
     A letter is removed after its copy is confirmed. What dies while this runs is left where it is.
     """
     queues, wanted = _wanted(app, **filters)
+    if bulk and (dry_run or wanted != Wanted() or limit != _ALL):
+        raise click.UsageError("--bulk moves all of a queue: it goes with --queue and --rate alone")
     if dry_run:
         _would(app, queues, wanted, limit, "redriven", as_json=as_json)
+        return
+    if bulk:
+        _carry_out(_move, "redriven", app, queues, wanted, limit, rate, as_json=as_json)
         return
     _carry_out(redrive.redrive, "redriven", app, queues, wanted, limit, rate, as_json=as_json)
 
@@ -111,7 +121,7 @@ def redrive_(app: CloudQ, limit: int, rate: float | None, *, dry_run: bool, as_j
 @dlq.command()
 @click.argument("app", type=APP)
 @_filters
-@click.option("--limit", default=1_000_000, type=click.IntRange(1), help="At most so many, per queue. Default: all.")
+@click.option("--limit", default=_ALL, type=click.IntRange(1), help="At most so many, per queue. Default: all.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="At most so many a second.")
 @click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -173,6 +183,14 @@ def _would(app: CloudQ, queues: list[str], wanted: Wanted, limit: int, done: str
     table([_row(letter) for letter in found], _COLUMNS, as_json=as_json)
     if not as_json:
         click.echo(f"{len(found)} would be {done}")
+
+
+async def _move(
+    app: CloudQ, queue: str, wanted: Wanted, *, limit: int, rate: float | None, progress: redrive.Progress
+) -> redrive.Tally:
+    assert wanted == Wanted(), "asked above"
+    assert limit == _ALL, "asked above"
+    return await redrive.move(app, queue, rate=rate, progress=progress)
 
 
 def _carry_out(

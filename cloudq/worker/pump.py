@@ -1,19 +1,23 @@
 """Walks delayed messages from the delay part to their queues, hop by hop, where a delay is longer than the provider's own.
 
-Each hop is one of two steps, and a kill between any two calls loses nothing: hold (release for as long as the provider can
-hide it) or forward (send to the queue with the rest of the delay, confirm, ack). The pump keeps nothing in memory.
+Each hop is one of three steps, and a kill between any two calls loses nothing: hold (release for as long as the provider can
+hide it), forward (send to the queue with the rest of the delay, confirm, ack), or where the provider hides no more, or would
+forget it soon, send anew (to the delay part, confirm, ack). The pump keeps nothing in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from cloudq import deadletters
+from cloudq.batching import cut
 from cloudq.clock import Clock
 from cloudq.delay import Forward, next_hop
-from cloudq.driver import RECORD, Delivery, Outgoing, Release, Settled
+from cloudq.driver import RECORD, Delivery, Outgoing, Queue, Release, Settled
 from cloudq.envelope import Envelope, Newer, copy, decode
 from cloudq.errors import DriverError
 from cloudq.events import Event, Events, Name
@@ -25,6 +29,18 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _AGAIN = 5.0
 #: Longest time for one hop, and for a receive after its wait, in seconds.
 _HOP, _OVERDUE = 15.0, 30.0
+#: How often a provider that hides only so many is asked how many it hides, in seconds.
+_COUNT_EVERY = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """What is to be sent before the original is removed, and what is told then."""
+
+    target: Queue
+    outgoing: Outgoing
+    told: Name | None
+    detail: dict[str, str]
 
 
 class Pump:
@@ -40,6 +56,9 @@ class Pump:
         self._stopped = asyncio.Event()
         self._busy = False
         self._task: asyncio.Task[None] | None = None
+        #: How many messages the delay part hides, as far as is known, and when it was asked.
+        self._parked = 0.0
+        self._counted_at = float("-inf")
 
     async def run(self) -> None:
         """Pump until stopped."""
@@ -56,7 +75,7 @@ class Pump:
         """Take every step that is due now. Returns how many were taken."""
         station, taken = self._station, 0
         while deliveries := await station.driver.receive(station.delay, station.limits.receive_count, 0.0):
-            await asyncio.gather(*(self._step(delivery) for delivery in deliveries))
+            await self._round(deliveries)
             taken += len(deliveries)
         return taken
 
@@ -83,54 +102,104 @@ class Pump:
                 continue
             pause = _FIRST_PAUSE
             self._busy = True
-            await asyncio.gather(*(self._step(delivery) for delivery in deliveries))
+            await self._round(deliveries)
             self._busy = False
 
-    async def _step(self, delivery: Delivery) -> None:
-        # A step that fails leaves the message where it is: hidden until its lease ends or the release below. It must end
-        # well within the lease, so that no step settles what may be somebody else's by then.
-        try:
-            async with asyncio.timeout(min(_HOP, delivery.leased_for / 2)):
-                await self._hop(delivery)
-        except (DriverError, TimeoutError) as error:
-            self._report(Name.SETTLE_UNKNOWN, step="hop", task_id=delivery.message_id, reason=str(error))
-            with contextlib.suppress(DriverError, TimeoutError):
-                async with asyncio.timeout(min(_HOP, delivery.leased_for / 4)):
-                    await self._station.driver.release(self._station.delay, [Release(delivery, _AGAIN)])
+    async def _round(self, deliveries: Sequence[Delivery]) -> None:
+        """Take one step with each: its copies first, then one request for all acks and one for all holds."""
+        if not deliveries:
+            return
+        # Well within the lease, so that no step settles what may be somebody else's by then.
+        patience = min(_HOP, min(delivery.leased_for for delivery in deliveries) / 2)
+        await self._count_parked(patience)
+        steps = [(delivery, self._plan(delivery)) for delivery in deliveries]
+        held = [Release(delivery, step) for delivery, step in steps if isinstance(step, float)]
+        copies = [(delivery, step) for delivery, step in steps if isinstance(step, _Copy)]
+        sent = await asyncio.gather(*(self._send(made, patience) for _, made in copies))
+        confirmed = [pair for pair, well in zip(copies, sent, strict=True) if well]
+        held += [Release(delivery, _AGAIN) for (delivery, _), well in zip(copies, sent, strict=True) if not well]
+        await self._settle(self._ack(confirmed), patience)
+        await self._settle(self._hold(held), patience)
 
-    async def _hop(self, delivery: Delivery) -> None:
+    def _plan(self, delivery: Delivery) -> _Copy | float:
+        """Return the copy to make, or for how long the message is to be hidden."""
         station, now = self._station, self._clock.time()
         envelope = decode(delivery.body)
         if isinstance(envelope, Newer):
-            await station.driver.release(station.delay, [Release(delivery, min(300.0, station.limits.release_delay))])
-            return
+            return min(300.0, station.limits.release_delay)
         if not isinstance(envelope, Envelope):
-            bury = Bury(Kind.UNREADABLE, envelope.reason)
-            record = deadletters.write(
-                bury, delivery, station.limits, now=now, task="", task_id="", attempts=delivery.deliveries
-            )
-            copied = Outgoing(delivery.body, delivery.message_id, attributes={**delivery.attributes, RECORD: record})
-            await station.sender.send(station.dead, copied)
-            await self._acked(delivery)
-            self._report(Name.DEAD_LETTERED, kind=bury.kind.value, reason=bury.reason)
-            return
+            return self._burial(delivery, envelope.reason, now)
         due = envelope.due if envelope.due is not None else now
         hop = next_hop(due, now, station.limits)
-        if not isinstance(hop, Forward):
-            await station.driver.release(station.delay, [Release(delivery, hop.delay)])
-            return
+        if isinstance(hop, Forward):
+            target = self._mains.get(envelope.priority, station.queue)
+        elif self._may_park(delivery, now + hop.delay):
+            self._parked += 1
+            return hop.delay
+        else:
+            target, hop = station.delay, Forward(min(station.limits.send_delay, hop.delay))
         generation = envelope.generation + 1
         body = copy(delivery.body, generation=generation, attempts=envelope.attempts, due=due)
-        target = self._mains.get(envelope.priority, station.queue)
-        await station.sender.send(target, Outgoing(body, f"{envelope.id}:{generation}", hop.delay, envelope.ordering_key))
-        await self._acked(delivery)
-        self._report(Name.FORWARDED, task_id=envelope.id)
+        outgoing = Outgoing(body, f"{envelope.id}:{generation}", hop.delay, envelope.group)
+        return _Copy(target, outgoing, Name.FORWARDED if target is not station.delay else None, {"task_id": envelope.id})
 
-    async def _acked(self, delivery: Delivery) -> None:
-        (answer,) = await self._station.driver.ack(self._station.delay, [delivery])
-        if answer is not Settled.OK:
-            # The copy is there and the original comes back: a duplicate, never a loss.
-            self._report(Name.SETTLE_UNKNOWN, step="hop", task_id=delivery.message_id, reason=answer.value)
+    def _burial(self, delivery: Delivery, reason: str, now: float) -> _Copy:
+        bury = Bury(Kind.UNREADABLE, reason)
+        limits, attempts = self._station.limits, delivery.deliveries
+        record = deadletters.write(bury, delivery, limits, now=now, task="", task_id="", attempts=attempts)
+        outgoing = Outgoing(delivery.body, delivery.message_id, attributes={**delivery.attributes, RECORD: record})
+        return _Copy(self._station.dead, outgoing, Name.DEAD_LETTERED, {"kind": bury.kind.value, "reason": bury.reason})
+
+    def _may_park(self, delivery: Delivery, until: float) -> bool:
+        """A provider forgets what is old and hides only so many: then a copy, with an age of its own, takes its place."""
+        limits = self._station.limits
+        sent_at = delivery.sent_at
+        return self._parked < limits.parked and (sent_at is None or until - sent_at <= limits.retention / 2)
+
+    async def _count_parked(self, patience: float) -> None:
+        """Ask how many are hidden, once in a while; in between, what this pump hides is added."""
+        limits, now = self._station.limits, self._clock.monotonic()
+        if limits.parked == float("inf") or (now - self._counted_at < _COUNT_EVERY and self._parked < limits.parked):
+            return
+        self._counted_at = now
+        with contextlib.suppress(DriverError, TimeoutError):  # the older figure stands
+            async with asyncio.timeout(patience):
+                stats = await self._station.driver.stats(self._station.delay)
+                self._parked = stats.in_flight or 0
+
+    async def _send(self, made: _Copy, patience: float) -> bool:
+        try:
+            async with asyncio.timeout(patience):
+                await self._station.sender.send(made.target, made.outgoing)
+        except (DriverError, TimeoutError) as error:
+            self._unknown(str(error), made.outgoing.message_id)
+            return False
+        return True
+
+    async def _ack(self, confirmed: Sequence[tuple[Delivery, _Copy]]) -> None:
+        for part in cut(confirmed, self._station.limits.settle_count):
+            answers = await self._station.driver.ack(self._station.delay, [delivery for delivery, _ in part])
+            for (_, done), answer in zip(part, answers, strict=True):
+                if answer is not Settled.OK:
+                    # The copy is there and the original comes back: a duplicate, never a loss.
+                    self._unknown(answer.value, done.outgoing.message_id)
+                if done.told is not None:
+                    self._report(done.told, **done.detail)
+
+    async def _hold(self, held: Sequence[Release]) -> None:
+        for part in cut(held, self._station.limits.settle_count):
+            await self._station.driver.release(self._station.delay, part)
+
+    async def _settle(self, work: Coroutine[Any, Any, None], patience: float) -> None:
+        """What is not settled comes back when its lease ends, and takes its step again."""
+        try:
+            async with asyncio.timeout(patience / 2):
+                await work
+        except (DriverError, TimeoutError) as error:
+            self._unknown(str(error))
+
+    def _unknown(self, reason: str, task_id: str = "") -> None:
+        self._report(Name.SETTLE_UNKNOWN, step="hop", task_id=task_id, reason=reason)
 
     def _report(self, name: Name, **detail: str | float) -> None:
         self._events.emit(Event(name, self._clock.time(), self._station.queue.logical, detail=detail))

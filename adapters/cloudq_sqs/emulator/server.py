@@ -12,7 +12,6 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from email.utils import formatdate
 from typing import Any
 
@@ -177,29 +176,32 @@ class Server:
         self.requests.count(action, caller, len(body))
         fault = self.plan.next(action)
         try:
-            if fault is not None and fault.kind == "error" and not fault.entries:
-                raise Refusal(fault.code, "a planned fault", fault.status)
             if fault is not None and fault.kind == "reset" and not fault.entries:
                 return 200, {}, fault
-            operation = self.service.operations.get(action)
-            if operation is None:
-                raise Refusal("UnsupportedOperation", f"the emulator has no {action}.")
-            self._authorize(action, caller, region)
-            try:
-                request = _decode(body or b"{}")
-            except msgspec.DecodeError as error:
-                raise Refusal("SerializationException", str(error)) from error
-            held = _hold_back(request, fault)
-            with self.lock:
-                answer = operation(request) if not held or request["Entries"] else {}
-            if held and fault is not None and isinstance(answer, dict):
-                failed = [{"Id": entry["Id"], "Code": fault.code, "Message": "planned", "SenderFault": False} for entry in held]
-                answer["Failed"] = [*(answer.get("Failed") or []), *failed]
+            answer = self._carry_out(action, caller, region, body, fault)
         except Refusal as refusal:
             return refusal.status, {"__type": f"com.amazonaws.sqs#{refusal.code}", "message": refusal.message}, fault
-        else:
-            self.requests.empty += action == "ReceiveMessage" and not answer
-            return 200, answer, fault
+        self.requests.empty += action == "ReceiveMessage" and not answer
+        return 200, answer, fault
+
+    def _carry_out(self, action: str, caller: str, region: str, body: bytes, fault: Fault | None) -> Answer | Wait:
+        if fault is not None and fault.kind == "error" and not fault.entries:
+            raise Refusal(fault.code, "a planned fault", fault.status)
+        operation = self.service.operations.get(action)
+        if operation is None:
+            raise Refusal("UnsupportedOperation", f"the emulator has no {action}.")
+        self._authorize(action, caller, region)
+        try:
+            request = _decode(body or b"{}")
+        except msgspec.DecodeError as error:
+            raise Refusal("SerializationException", str(error)) from error
+        held = _hold_back(request, fault)
+        with self.lock:
+            answer = operation(request) if not held or request["Entries"] else {}
+        if held and fault is not None and isinstance(answer, dict):
+            failed = [{"Id": entry["Id"], "Code": fault.code, "Message": "planned", "SenderFault": False} for entry in held]
+            answer["Failed"] = [*(answer.get("Failed") or []), *failed]
+        return answer
 
     def _authorize(self, action: str, caller: str, region: str) -> None:
         # Signatures are not checked. The region that was signed for is: queues of another one are not here.
@@ -222,7 +224,7 @@ class Server:
         if name == "faults":
             asked = _decode(body)
             self.plan = Plan([Fault(**fault) for fault in asked["faults"]], asked.get("seed", 0))
-            return {"faults": [asdict(fault) for fault, _ in self.plan._faults]}  # noqa: SLF001  its own part
+            return {"faults": len(asked["faults"])}
         if name == "policies":
             self.policies = {caller: frozenset(actions) for caller, actions in _decode(body).items()}
             return {}

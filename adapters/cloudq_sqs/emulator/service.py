@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import md5
-from typing import Any
+from typing import Any, cast
 
 from cloudq.clock import Clock
 from cloudq_sqs.emulator.broker import (
@@ -106,7 +106,7 @@ class Service:
     def create_queue(self, request: Answer) -> Answer:
         """API CreateQueue: the same name with the same attributes is answered as if new, with others refused."""
         name = _text(request, "QueueName")
-        attributes = {key: str(value) for key, value in (request.get("Attributes") or {}).items()}
+        attributes = {key: str(value) for key, value in _table(request, "Attributes").items()}
         fifo = name.endswith(".fifo")
         if not (_FIFO_NAME if fifo else _NAME).fullmatch(name):
             raise Refusal("InvalidParameterValue", f"{name!r} is not a queue name: 1 to 80 letters, digits, '-' or '_'")
@@ -119,7 +119,7 @@ class Service:
             return {"QueueUrl": self._url(name)}
         self._check(attributes, fifo=fifo)
         queue = Queue(name, self._arn(name), attributes, self.clock.time())
-        queue.tags.update(request.get("tags") or request.get("Tags") or {})
+        queue.tags.update(_table(request, "tags"))
         self.queues[name] = queue
         return {"QueueUrl": self._url(name)}
 
@@ -184,7 +184,7 @@ class Service:
             "ApproximateNumberOfMessagesNotVisible": str(in_flight),
             "ApproximateNumberOfMessagesDelayed": str(delayed),
         }
-        asked = request.get("AttributeNames") or []
+        asked = _texts(request, "AttributeNames")
         for name in asked:
             if name != "All" and name not in SETTABLE and name not in every:
                 raise Refusal("InvalidAttributeName", f"Unknown Attribute {name}.")
@@ -193,7 +193,7 @@ class Service:
     def set_queue_attributes(self, request: Answer) -> Answer:
         """API SetQueueAttributes. Takes effect at once; the service takes up to 60 s, 15 min for the retention."""
         queue = self._queue(request)
-        attributes = {key: str(value) for key, value in (request.get("Attributes") or {}).items()}
+        attributes = {key: str(value) for key, value in _table(request, "Attributes").items()}
         self._check(attributes, fifo=queue.fifo)
         for key, value in attributes.items():
             if value == "" and key not in RANGES:
@@ -212,13 +212,13 @@ class Service:
 
     def tag_queue(self, request: Answer) -> Answer:
         """API TagQueue."""
-        self._queue(request).tags.update(request.get("Tags") or {})
+        self._queue(request).tags.update(_table(request, "Tags"))
         return {}
 
     def untag_queue(self, request: Answer) -> Answer:
         """API UntagQueue."""
         queue = self._queue(request)
-        for key in request.get("TagKeys") or []:
+        for key in _texts(request, "TagKeys"):
             queue.tags.pop(key, None)
         return {}
 
@@ -278,7 +278,7 @@ class Service:
             sequence = next(self._sequence)
         elif dedup_id is not None:
             raise Refusal("InvalidParameterValue", "MessageDeduplicationId is for FIFO queues.")
-        trace = (entry.get("MessageSystemAttributes") or {}).get("AWSTraceHeader", {}).get("StringValue")
+        trace = _table(_table(entry, "MessageSystemAttributes"), "AWSTraceHeader").get("StringValue")
         message = Message(
             id=f"{self._salt}{next(self._ids):012x}",
             body=body,
@@ -327,8 +327,8 @@ class Service:
         visibility = _within(
             "VisibilityTimeout", request.get("VisibilityTimeout", queue.number("VisibilityTimeout")), 0, MOST_HIDDEN
         )
-        system = {*(request.get("MessageSystemAttributeNames") or []), *(request.get("AttributeNames") or [])}
-        wanted = request.get("MessageAttributeNames") or []
+        system = {*_texts(request, "MessageSystemAttributeNames"), *_texts(request, "AttributeNames")}
+        wanted = _texts(request, "MessageAttributeNames")
 
         def attempt() -> Answer:
             found = [self._received(message, system, wanted) for message in self._take(queue, most, visibility)]
@@ -599,6 +599,20 @@ def _text(request: Answer, key: str) -> str:
     return value
 
 
+def _table(request: Answer, key: str) -> Answer:
+    value: object = request.get(key) or {}
+    if not isinstance(value, dict):
+        raise Refusal("SerializationException", f"{key} is not a structure.")
+    return cast("Answer", value)
+
+
+def _texts(request: Answer, key: str) -> list[str]:
+    value: object = request.get(key) or []
+    if not isinstance(value, list):
+        raise Refusal("SerializationException", f"{key} is not a list.")
+    return cast("list[str]", value)
+
+
 def _within(key: str, value: object, least: int, most: int) -> int:
     if not isinstance(value, int) or not least <= value <= most:
         raise Refusal(
@@ -646,7 +660,7 @@ def _each(entries: list[Answer], do: Callable[[Answer], Answer]) -> Answer:
 def _size(entry: Answer) -> int:
     """What counts against the limit: the body, and of each attribute its name, type and value (API SendMessage)."""
     size = len(str(entry.get("MessageBody", "")).encode())
-    for name, value in (entry.get("MessageAttributes") or {}).items():
+    for name, value in _table(entry, "MessageAttributes").items():
         held = value.get("StringValue") or value.get("BinaryValue") or ""
         size += len(name.encode()) + len(str(value.get("DataType", "")).encode())
         size += len(held.encode()) if "StringValue" in value else len(held) * 3 // 4
@@ -659,7 +673,7 @@ def _content(entry: Answer, most: int) -> tuple[str, dict[str, dict[str, Any]], 
         raise Refusal("MissingParameter", "The request must contain the parameter MessageBody.")
     if _NOT_XML.search(body):
         raise Refusal("InvalidMessageContents", "The message contains characters outside the allowed set.")
-    attributes: dict[str, dict[str, Any]] = entry.get("MessageAttributes") or {}
+    attributes: dict[str, dict[str, Any]] = _table(entry, "MessageAttributes")
     if len(attributes) > ATTRIBUTES:
         raise Refusal(
             "InvalidParameterValue",
