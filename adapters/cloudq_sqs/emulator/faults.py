@@ -68,6 +68,17 @@ class Requests:
     by_caller: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter[str]))
     #: Receives that brought nothing.
     empty: int = 0
+    #: When the first message was received and the last one deleted, on the machine's monotonic clock: between them lies the
+    #: time that a backlog took, whoever the client is.
+    first_receive: float | None = None
+    last_delete: float | None = None
+
+    def delivered(self, action: str, now: float) -> None:
+        """Note the time of a receive that brought something, or of a delete."""
+        if action == "ReceiveMessage" and self.first_receive is None:
+            self.first_receive = now
+        elif action.startswith("DeleteMessage"):
+            self.last_delete = now
 
     def count(self, action: str, caller: str, length: int) -> None:
         """Count one request with a body of `length` bytes."""
@@ -81,6 +92,8 @@ class Requests:
             "total": sum(self.by_action.values()),
             "billed": self.billed,
             "empty": self.empty,
+            "first_receive": self.first_receive,
+            "last_delete": self.last_delete,
             "by_action": dict(self.by_action),
             "by_caller": {caller: dict(actions) for caller, actions in self.by_caller.items()},
         }

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
@@ -181,8 +182,15 @@ class Server:
             answer = self._carry_out(action, caller, region, body, fault)
         except Refusal as refusal:
             return refusal.status, {"__type": f"com.amazonaws.sqs#{refusal.code}", "message": refusal.message}, fault
-        self.requests.empty += action == "ReceiveMessage" and not answer
+        if not isinstance(answer, Wait):
+            self._note(action, answer)
         return 200, answer, fault
+
+    def _note(self, action: str, answer: Answer) -> None:
+        if action == "ReceiveMessage" and not answer:
+            self.requests.empty += 1
+        else:
+            self.requests.delivered(action, time.monotonic())  # noqa: TID251  how long a client took is real, whatever the clock says
 
     def _carry_out(self, action: str, caller: str, region: str, body: bytes, fault: Fault | None) -> Answer | Wait:
         if fault is not None and fault.kind == "error" and not fault.entries:
@@ -256,7 +264,7 @@ class Server:
 
     def _time_is_up(self, standing: _Standing) -> None:
         self.forget(standing)
-        self.requests.empty += 1
+        self._note("ReceiveMessage", {})
         standing.connection.reply(200, {})
 
     def _ring(self, queue: Queue) -> None:
@@ -279,6 +287,7 @@ class Server:
                 break
             standing = waiting.pop(0)
             standing.cancel()
+            self._note("ReceiveMessage", answer)
             standing.connection.reply(200, answer)
         self._set_timer(queue)
 
