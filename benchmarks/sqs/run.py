@@ -93,7 +93,9 @@ class Round:
 
     def drive(self, *step: object) -> dict:
         command = [self.python, "drive.py", f"with_{self.contestant}", *map(str, step)]
-        done = subprocess.run(command, cwd=HERE, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(
+            command, cwd=HERE, env=self.environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")
         last = done.stdout.strip().splitlines()
@@ -288,7 +290,9 @@ def show(found: dict[tuple[str, str], list[dict[str, float]]], names: list[str])
             bare = found.get((what, "boto3"))
             if name != "boto3" and "rate" in rounds[0]:
                 if bare:
-                    line.append(f"ratio {statistics.median(a['rate'] / b['rate'] for a, b in zip(rounds, bare, strict=True)):.2f}")
+                    line.append(
+                        f"ratio {statistics.median(a['rate'] / b['rate'] for a, b in zip(rounds, bare, strict=True)):.2f}"
+                    )
                 elif ideals.get(what):
                     line.append(f"of ideal {statistics.median(each['rate'] for each in rounds) / ideals[what]:.3f}")
             if name != "boto3" and bare and "single" in rounds[0]:

@@ -82,7 +82,9 @@ def process(threads: int) -> None:
 
 
 if __name__ == "__main__":
-    others = [multiprocessing.Process(target=process, args=(int(sys.argv[1]),), daemon=True) for _ in range(int(sys.argv[2]) - 1)]
+    others = [
+        multiprocessing.Process(target=process, args=(int(sys.argv[1]),), daemon=True) for _ in range(int(sys.argv[2]) - 1)
+    ]
     for other in others:
         other.start()
     process(int(sys.argv[1]))

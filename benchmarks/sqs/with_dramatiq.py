@@ -11,7 +11,13 @@ from dramatiq_sqs import SQSBroker
 bell = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 broker = SQSBroker(
     namespace="bench",
-    middleware=[AgeLimit(), TimeLimit(), Callbacks(), Pipelines(), Retries(min_backoff=1000, max_backoff=900000, max_retries=96)],
+    middleware=[
+        AgeLimit(),
+        TimeLimit(),
+        Callbacks(),
+        Pipelines(),
+        Retries(min_backoff=1000, max_backoff=900000, max_retries=96),
+    ],
     endpoint_url=os.environ["BENCH_ENDPOINT"],
 )
 dramatiq.set_broker(broker)

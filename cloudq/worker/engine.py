@@ -126,6 +126,8 @@ class _Source:
     buffer: _Buffer = field(default_factory=_Buffer)
     #: The last poll brought all that was asked for: there is more.
     hungry: bool = False
+    #: How long a poll takes that finds all it asked for, in seconds.
+    round_trip: float = 0.0
     paused: bool = False
     pause: float = _FIRST_PAUSE
     #: In a burst: a poll found nothing.
@@ -271,9 +273,15 @@ class Engine:
         if self._run_time is None or self._burst_is_over():
             return 0
         soon = min(_AHEAD, source.station.queue.lease / 4)
-        start_in_time = int(soon / max(self._run_time, 1e-6)) * self._concurrency
+        run_time = max(self._run_time, 1e-6)
+        start_in_time = int(soon / run_time) * self._concurrency
         waiting_bytes = sum(other.buffer.bytes for other in self._sources)
-        return 0 if waiting_bytes > _AHEAD_BYTES else min(_batch(source.station), start_in_time)
+        if waiting_bytes > _AHEAD_BYTES:
+            return 0
+        # A batch, and what is used up until the next one has made its way here.
+        on_the_way = int(self._concurrency * source.round_trip / run_time) if source.hungry else 0
+        batch = _batch(source.station)
+        return min(batch + min(on_the_way, (_MOST_POLLS - 1) * batch), start_in_time)
 
     def _burst_is_over(self) -> bool:
         return self._burst and all(source.exhausted for source in self._sources)
@@ -282,6 +290,7 @@ class Engine:
         station = source.station
         # A long poll cannot always be interrupted, so it must fit into the grace with time left to give back.
         wait = 0.0 if self._burst else min(station.limits.receive_wait, 20.0, max(1.0, self._grace - 5.0))
+        began = self._clock.monotonic()
         lapse = asyncio.get_running_loop().call_later(_UNANSWERED, self._lapse, poll)
         deliveries: Sequence[Delivery] = ()
         try:
@@ -296,6 +305,10 @@ class Engine:
             lapse.cancel()
             source.polls.remove(poll)
         source.hungry = len(deliveries) == poll.ask
+        if source.hungry:
+            took = self._clock.monotonic() - began
+            # The best of late: an average would count what polls wait for each other, and ask for more of them.
+            source.round_trip = min(took, source.round_trip * (1 + _NEWEST)) if source.round_trip else took
         self._progress = self._progress or bool(deliveries)
         refused: set[tuple[str, str] | None] = set()
         for delivery in deliveries:
