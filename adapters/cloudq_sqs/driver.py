@@ -84,7 +84,7 @@ class SQSDriver:
         requests = _requests(
             [_entry(position, queue, message) for position, message in enumerate(batch)], ordered=queue.ordered
         )
-        for number, packed in enumerate(requests):
+        for packed in requests:
             entries = self._without_followers(queue, packed, batch, failures) if queue.ordered else packed
             if not entries:
                 continue
@@ -93,7 +93,7 @@ class SQSDriver:
                     queue, "SendMessageBatch", self._calls.send_message_batch, QueueUrl=url, Entries=entries
                 )
             except DriverError as error:
-                if number == 0:
+                if len(requests) == 1:
                     raise
                 failures |= {int(entry["Id"]): error for entry in entries}
                 continue

@@ -88,6 +88,7 @@ class Server:
         self.last_request = self.clock.monotonic()
         self.lock = threading.RLock()
         self._port = port
+        self.connections: set[asyncio.Transport] = set()
         self._waiting: dict[Queue, list[_Standing]] = defaultdict(list)
         self._timers: dict[Queue, asyncio.TimerHandle] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -113,8 +114,8 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """End the thread that `start` made. What the queues hold is gone."""
-        if self._loop is not None and self._end is not None and self._thread is not None:
+        """End the thread that `start` made; a second call does nothing. What the queues hold is gone."""
+        if self._loop is not None and self._end is not None and self._thread is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._end.set)
             self._thread.join()
 
@@ -139,6 +140,9 @@ class Server:
         finally:
             for timer in self._timers.values():
                 timer.cancel()
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.sleep(0)  # the aborts are carried out in the next turn
 
     def idle_until(self, linger: float) -> float:
         """Return in how many seconds the last request will be `linger` seconds ago."""
@@ -339,8 +343,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._server.connections.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the signature is asyncio's
+        self._server.connections.discard(self._transport)
         if self._standing is not None:
             self._server.forget(self._standing)
 
