@@ -214,7 +214,8 @@ def decide(
         case Succeeded():
             return Ack()
         case NotRun():
-            return GiveBack(min(outcome.delay, limits.release_delay), counted=outcome.started)
+            longest = limits.release_delay if envelope.ordering_key is None else limits.ordered_release_delay
+            return GiveBack(min(outcome.delay, longest), counted=outcome.started)
         case Failed() | Rejected():
             given_up = gives_up(outcome, envelope, attempt, policy, now)
             if given_up is not None:

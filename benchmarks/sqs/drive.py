@@ -1,6 +1,6 @@
 """One producer step of one contestant, in a process of its own.
 
-    python drive.py with_cloudq create | many KIND N | single N | latency N
+python drive.py with_cloudq create | many KIND N | single N | latency N
 """
 
 from __future__ import annotations

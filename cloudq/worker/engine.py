@@ -311,8 +311,9 @@ class Engine:
             source.round_trip = min(took, source.round_trip * (1 + _NEWEST)) if source.round_trip else took
         self._progress = self._progress or bool(deliveries)
         refused: set[tuple[str, str] | None] = set()
+        busy = frozenset(self._lanes)
         for delivery in deliveries:
-            self._take(source, delivery, refused)
+            self._take(source, delivery, refused, busy)
         self._start_more()
         self._give_back_excess(source)
         self._poll_more()
@@ -332,7 +333,9 @@ class Engine:
         source.paused = False
         self._look_soon()
 
-    def _take(self, source: _Source, delivery: Delivery, refused: set[tuple[str, str] | None]) -> None:
+    def _take(
+        self, source: _Source, delivery: Delivery, refused: set[tuple[str, str] | None], lanes: frozenset[tuple[str, str]]
+    ) -> None:
         now = self._clock.monotonic()
         held = Held(
             delivery=delivery,
@@ -346,14 +349,15 @@ class Engine:
         lane = held.lane
         # On its last chance it starts at once or goes back: waiting here, it could be taken down without having run.
         suspect = delivery.crashes == CRASHES - 1
-        busy = self._suspect is not None or self._slots_used >= self._concurrency
-        if (suspect and busy) or (lane is not None and lane in refused):
+        no_slot = self._suspect is not None or self._slots_used >= self._concurrency
+        if (suspect and no_slot) or (lane is not None and lane in refused):
             refused.add(lane)  # what follows it in its key must not overtake it
             self._give_turn(held)
             return
         if suspect:
             self._suspect = held
         if lane is not None and lane in self._lanes:
+            held.out_of_turn = lane in lanes
             self._lanes[lane].append(held)
             return
         if lane is not None:
@@ -384,7 +388,9 @@ class Engine:
             able = [other for other in self._sources if other.buffer.next(blocked) is not None]
             fullest = max(able, key=lambda other: len(other.buffer), default=None)
             if lanes:
-                self._finish(lanes[-1].pop(), NotRun())
+                # What came out of turn would be received again, and at once.
+                held = lanes[-1].pop()
+                self._finish(held, NotRun(delay=_ANOTHER_TURN if held.out_of_turn else 0.0))
             elif fullest is not None:
                 self._give_back_unrun(fullest.buffer.take_last(blocked))
             else:
@@ -545,7 +551,9 @@ class Engine:
         job = held.job
         if job is None:
             delay = outcome.delay if isinstance(outcome, NotRun) else 0.0
-            self._settle(held, GiveBack(min(delay, held.station.limits.release_delay), counted=False), None, holds_slot=False)
+            limits = held.station.limits
+            longest = limits.release_delay if held.lane is None else limits.ordered_release_delay
+            self._settle(held, GiveBack(min(delay, longest), counted=False), None, holds_slot=False)
             return
         del self._running[held]
         if not self._running:

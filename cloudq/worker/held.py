@@ -52,6 +52,8 @@ class Held:
     removes: bool = False
     #: It runs, or runs next, for its ordering key; others of the key wait behind it.
     heads_lane: bool = False
+    #: It came while one before it of its key was in hand: its lease is over at the provider, or it was given out twice.
+    out_of_turn: bool = False
     #: How often its settlement was asked for without an answer.
     unanswered: int = 0
     reported_lost: bool = False

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cloudq import deadletters
 from cloudq.batching import cut
@@ -115,11 +114,13 @@ class Pump:
         steps = [(delivery, self._plan(delivery)) for delivery in deliveries]
         held = [Release(delivery, step) for delivery, step in steps if isinstance(step, float)]
         copies = [(delivery, step) for delivery, step in steps if isinstance(step, _Copy)]
-        sent = await asyncio.gather(*(self._send(made, patience) for _, made in copies))
+        sent = await asyncio.gather(*(self._send(delivery, made, patience) for delivery, made in copies))
         confirmed = [pair for pair, well in zip(copies, sent, strict=True) if well]
         held += [Release(delivery, _AGAIN) for (delivery, _), well in zip(copies, sent, strict=True) if not well]
-        await self._settle(self._ack(confirmed), patience)
-        await self._settle(self._hold(held), patience)
+        for acks in cut(confirmed, self._station.limits.settle_count):
+            await self._ack(acks, patience / 2)
+        for holds in cut(held, self._station.limits.settle_count):
+            await self._hold(holds, patience / 4)
 
     def _plan(self, delivery: Delivery) -> _Copy | float:
         """Return the copy to make, or for how long the message is to be hidden."""
@@ -167,39 +168,41 @@ class Pump:
                 stats = await self._station.driver.stats(self._station.delay)
                 self._parked = stats.in_flight or 0
 
-    async def _send(self, made: _Copy, patience: float) -> bool:
+    async def _send(self, delivery: Delivery, made: _Copy, patience: float) -> bool:
         try:
             async with asyncio.timeout(patience):
                 await self._station.sender.send(made.target, made.outgoing)
         except (DriverError, TimeoutError) as error:
-            self._unknown(str(error), made.outgoing.message_id)
+            self._unknown(delivery, str(error))
             return False
         return True
 
-    async def _ack(self, confirmed: Sequence[tuple[Delivery, _Copy]]) -> None:
-        for part in cut(confirmed, self._station.limits.settle_count):
-            answers = await self._station.driver.ack(self._station.delay, [delivery for delivery, _ in part])
-            for (_, done), answer in zip(part, answers, strict=True):
-                if answer is not Settled.OK:
-                    # The copy is there and the original comes back: a duplicate, never a loss.
-                    self._unknown(answer.value, done.outgoing.message_id)
-                if done.told is not None:
-                    self._report(done.told, **done.detail)
-
-    async def _hold(self, held: Sequence[Release]) -> None:
-        for part in cut(held, self._station.limits.settle_count):
-            await self._station.driver.release(self._station.delay, part)
-
-    async def _settle(self, work: Coroutine[Any, Any, None], patience: float) -> None:
-        """What is not settled comes back when its lease ends, and takes its step again."""
+    async def _ack(self, batch: Sequence[tuple[Delivery, _Copy]], patience: float) -> None:
+        """Remove what has been copied. What is not confirmed as removed comes back: a duplicate, never a loss."""
+        answers: Sequence[Settled] = [Settled.UNKNOWN] * len(batch)
+        reason = ""
         try:
-            async with asyncio.timeout(patience / 2):
-                await work
+            async with asyncio.timeout(patience):
+                answers = await self._station.driver.ack(self._station.delay, [delivery for delivery, _ in batch])
         except (DriverError, TimeoutError) as error:
-            self._unknown(str(error))
+            reason = str(error)
+        for (delivery, made), answer in zip(batch, answers, strict=True):
+            if answer is not Settled.OK:
+                self._unknown(delivery, reason or answer.value)
+            if made.told is not None:
+                self._report(made.told, **made.detail)
 
-    def _unknown(self, reason: str, task_id: str = "") -> None:
-        self._report(Name.SETTLE_UNKNOWN, step="hop", task_id=task_id, reason=reason)
+    async def _hold(self, batch: Sequence[Release], patience: float) -> None:
+        """Hide again. What is not hidden comes back when its lease ends, and takes its step then."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._station.driver.release(self._station.delay, batch)
+        except (DriverError, TimeoutError) as error:
+            for release in batch:
+                self._unknown(release.delivery, str(error))
+
+    def _unknown(self, delivery: Delivery, reason: str) -> None:
+        self._report(Name.SETTLE_UNKNOWN, step="hop", task_id=delivery.message_id, reason=reason)
 
     def _report(self, name: Name, **detail: str | float) -> None:
         self._events.emit(Event(name, self._clock.time(), self._station.queue.logical, detail=detail))

@@ -732,6 +732,41 @@ def test_a_burst_ends_after_the_last_of_an_ordering_key():
     virtual.run(scenario)
 
 
+def test_what_waits_for_its_key_is_not_received_and_given_back_without_end():
+    """The head runs on after its lease; its message comes again, and there are slots, but none for this key."""
+
+    async def scenario(clock):
+        world = World(clock, ordered=True)
+
+        class Unreachable(MemoryDriver):
+            async def extend(self, queue, batch, lease):
+                if clock.time() - began < LEASE * 2:
+                    raise Unavailable
+                return await super().extend(queue, batch, lease)
+
+        began = clock.time()
+
+        @world.app.task(name="slow", queue="main")
+        async def slow(ctx: Context) -> None:
+            await asyncio.sleep(LEASE * 2 if ctx.attempt == 1 else 0.1)
+
+        @world.app.task(name="quick", queue="main")
+        async def quick() -> None:
+            await asyncio.sleep(2)  # so that nothing is taken ahead
+
+        world.send(quick, key="another")
+        world.send(slow, key="k")
+        engine, running, log = world.worker(Unreachable(world.broker))
+        await asyncio.sleep(LEASE * 3)
+        engine.drain()
+        await running
+        assert names(log).count(Name.SUCCEEDED) == 2
+        received = names(log).count(Name.RECEIVED)
+        assert received <= 2 + LEASE, f"{received} messages were received, of 2"
+
+    virtual.run(scenario)
+
+
 def capped_world(clock, **options):
     """A world whose task runs five seconds, one at a time, and notes its number."""
     world = World(clock)

@@ -14,6 +14,7 @@ from cloudq_sqs.driver import SQSDriver
 from cloudq_sqs.emulator import Server
 from cloudq_sqs.options import Options
 from support.clocks import JumpingClock
+from support.processes import until
 
 _numbers = itertools.count()
 
@@ -32,6 +33,9 @@ class Emulated:
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.server.look()
+
+    def until_asked(self, action: str) -> None:
+        until(lambda: self.server.requests.by_action[action], f"nobody asks for {action}")
 
     @asynccontextmanager
     async def driver(self, **options: Any) -> AsyncIterator[SQSDriver]:

@@ -20,16 +20,30 @@ class Deadlock(Exception):
     """Nothing is ready and no timer is set: everybody waits for somebody."""
 
 
+class Standstill(Exception):
+    """Always something is ready, and no time passes: somebody does the same thing again and again."""
+
+
+#: Turns of the loop at one moment, at the most.
+_MOST_TURNS = 100_000
+
+
 class _Selector(selectors.DefaultSelector):
     loop: VirtualLoop
+
+    turns = 0
 
     def select(self, timeout=None):
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
+            self.turns += 1
+            if self.turns > _MOST_TURNS:
+                raise Standstill
             return ready
         if timeout is None:
             raise Deadlock
         self.loop.now += timeout
+        self.turns = 0
         return []
 
 

@@ -41,12 +41,16 @@ async def test_a_send_reports_every_way_in_which_ten_entries_can_fail(sqs):
     async with sqs.driver() as driver:
         queue = await sqs.queue()
         for failing in subsets(10):
-            sqs.server.plan = Plan([Fault("SendMessageBatch", code="InternalError", entries=failing, times=1)] if failing else [])
+            sqs.server.plan = Plan(
+                [Fault("SendMessageBatch", code="InternalError", entries=failing, times=1)] if failing else []
+            )
             failures = await driver.send(queue, [message(number) for number in range(10)])
             assert set(failures) == set(failing)
             assert all(isinstance(error, Unavailable) for error in failures.values())
             held = sqs.server.service.queues[queue.physical]
-            assert sorted(json.loads(each.body)["number"] for each in held.messages.values()) == sorted(set(range(10)) - set(failing))
+            assert sorted(json.loads(each.body)["number"] for each in held.messages.values()) == sorted(
+                set(range(10)) - set(failing)
+            )
             for each in list(held.messages.values()):
                 held.remove(each)
 
@@ -147,9 +151,7 @@ async def test_the_attributes_of_a_foreign_message_outlive_its_dead_lettering(sq
         (letter,) = await driver.receive(dead, 1, 1.0)
         assert letter.attributes[RECORD] == "why"
         again = messages.to_attributes({k: v for k, v in letter.attributes.items() if k != RECORD}, encoded=False)
-        assert again == {
-            name: {key: value for key, value in each.items()} for name, each in foreign.items()
-        }  # sent back, it is what it was
+        assert again == foreign  # sent back, it is what it was
 
 
 async def test_a_tenant_is_the_group_of_a_standard_queue(sqs):
@@ -196,8 +198,7 @@ async def test_a_lease_that_was_given_during_a_poll_is_as_old_as_the_poll(sqs):
     async with sqs.driver() as driver:
         queue = await sqs.queue(lease=60.0)
         polling = asyncio.ensure_future(driver.receive(queue, 1, 20.0))
-        while not sqs.server.requests.by_action["ReceiveMessage"]:
-            await asyncio.sleep(0.01)  # until the poll stands at the server
+        await asyncio.to_thread(sqs.until_asked, "ReceiveMessage")
         sqs.clock.advance(12.0)
         assert await driver.send(queue, [message()]) == {}
         (delivery,) = await polling
@@ -227,8 +228,7 @@ async def test_a_cancelled_poll_gives_back_what_it_brings(sqs):
     async with sqs.driver() as driver:
         queue = await sqs.queue(lease=60.0)
         polling = asyncio.ensure_future(driver.receive(queue, 1, 20.0))
-        while not sqs.server.requests.by_action["ReceiveMessage"]:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(sqs.until_asked, "ReceiveMessage")
         polling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await polling
@@ -249,7 +249,11 @@ async def test_create_makes_what_is_documented_and_live_reads_it_back(sqs):
     async with sqs.driver() as driver:
         assert isinstance(driver, Provisioner)
         assert isinstance(driver, MovesDeadLetters)
-        assert {queue.physical for queue in await driver.create([main, delay, dead])} == {"shop-mail", "shop-mail-delay", "shop-mail-dlq"}
+        assert {queue.physical for queue in await driver.create([main, delay, dead])} == {
+            "shop-mail",
+            "shop-mail-delay",
+            "shop-mail-dlq",
+        }
         assert await driver.create([main, delay, dead]) == []
         found = await driver.live([main, delay, dead, Queue("x", "shop-none")])
     assert set(found) == {"shop-mail", "shop-mail-delay", "shop-mail-dlq"}

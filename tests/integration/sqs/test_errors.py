@@ -16,7 +16,11 @@ from support.sqs import emulated, message
 
 ANSWERS = {
     "missing queue": (Fault(code="QueueDoesNotExist"), QueueNotFound, ["region", "namespace", "cloudq queues create"]),
-    "denied action": (Fault(code="AccessDeniedException", status=403), AccessDenied, ["sqs:SendMessage", "Allow this identity"]),
+    "denied action": (
+        Fault(code="AccessDeniedException", status=403),
+        AccessDenied,
+        ["sqs:SendMessage", "Allow this identity"],
+    ),
     "no right to the key": (Fault(code="KmsAccessDenied"), AccessDenied, ["kms:GenerateDataKey", "kms:Decrypt"]),
     "expired credentials": (Fault(code="ExpiredTokenException", status=403), AccessDenied, ["have expired", "renew"]),
     "unknown access key": (Fault(code="UnrecognizedClientException", status=403), AccessDenied, ["get-caller-identity"]),
