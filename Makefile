@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .PHONY: demo test lint bench prove wheel lock clean
 
-demo: .venv/core    ## See real work done, with a crash in the middle.
-	@$(BIN)/cloudq demo
+demo: .venv/core $(if $(filter sqs%,$(URL)),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
+	@$(if $(URL),CLOUDQ_URL=$(URL)) $(BIN)/cloudq demo
 
 test: .venv/dev     ## Every test.
 	$(BIN)/python -m pytest $(ARGS)

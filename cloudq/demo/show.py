@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -66,6 +67,8 @@ def run(*, keep: bool = False) -> int:
     folder = Path(tempfile.mkdtemp(prefix="cloudq-demo-"))
     os.environ["CLOUDQ_DEMO_DIR"] = str(folder)
     os.environ.setdefault("CLOUDQ_URL", f"sqlite:///{folder}/queue.db")
+    # On a provider that outlives the folder, no demo meets what another has left.
+    os.environ.setdefault("CLOUDQ_NAMESPACE", f"demo-{secrets.token_hex(4)}")
     from cloudq.demo.tasks import app
 
     show = _Show(app, folder, Console())

@@ -67,6 +67,8 @@ _ANOTHER_TURN = 2.0
 _SURELY_STUCK = 1.0
 #: Weight of the newest run in the average run time.
 _NEWEST = 0.1
+#: By how much the best round trip grows with each that is longer, so that one that is over is forgotten.
+_FORGET = 1.01
 #: How long cancelled coroutines have to end after the grace, in seconds.
 _LAST_WORDS = 0.5
 
@@ -269,19 +271,21 @@ class Engine:
         return sum(len(source.buffer) for source in self._sources) + sum(len(lane) for lane in self._lanes.values())
 
     def _ahead(self, source: _Source) -> int:
-        """How many messages may wait for a slot: as many as surely start soon, and one batch at the most."""
+        """How many messages may wait for a slot: a batch, and what is used up until the next one has made its way here."""
+        if self._run_time is None:
+            return 0
+        on_the_way = int(self._concurrency * source.round_trip / max(self._run_time, 1e-6)) if source.hungry else 0
+        batch = _batch(source.station)
+        return min(batch + min(on_the_way, (_MOST_POLLS - 1) * batch), self._startable(source))
+
+    def _startable(self, source: _Source) -> int:
+        """How many messages surely start soon, if they wait here for a slot."""
         if self._run_time is None or self._burst_is_over():
             return 0
-        soon = min(_AHEAD, source.station.queue.lease / 4)
-        run_time = max(self._run_time, 1e-6)
-        start_in_time = int(soon / run_time) * self._concurrency
-        waiting_bytes = sum(other.buffer.bytes for other in self._sources)
-        if waiting_bytes > _AHEAD_BYTES:
+        if sum(other.buffer.bytes for other in self._sources) > _AHEAD_BYTES:
             return 0
-        # A batch, and what is used up until the next one has made its way here.
-        on_the_way = int(self._concurrency * source.round_trip / run_time) if source.hungry else 0
-        batch = _batch(source.station)
-        return min(batch + min(on_the_way, (_MOST_POLLS - 1) * batch), start_in_time)
+        soon = min(_AHEAD, source.station.queue.lease / 4)
+        return int(soon / max(self._run_time, 1e-6)) * self._concurrency
 
     def _burst_is_over(self) -> bool:
         return self._burst and all(source.exhausted for source in self._sources)
@@ -308,7 +312,7 @@ class Engine:
         if source.hungry:
             took = self._clock.monotonic() - began
             # The best of late: an average would count what polls wait for each other, and ask for more of them.
-            source.round_trip = min(took, source.round_trip * (1 + _NEWEST)) if source.round_trip else took
+            source.round_trip = min(took, source.round_trip * _FORGET) if source.round_trip else took
         self._progress = self._progress or bool(deliveries)
         refused: set[tuple[str, str] | None] = set()
         busy = frozenset(self._lanes)
@@ -381,7 +385,7 @@ class Engine:
         """Return what other queues' messages left no room for: it should run now, elsewhere."""
         # A suspect that waits for others of its kind to leave has its slot: given back, it would only come again.
         blocked = self._blocked()
-        allowed = self._ahead(source) + any(blocked in other.buffer for other in self._sources)
+        allowed = self._startable(source) + any(blocked in other.buffer for other in self._sources)
         while self._waiting() > allowed:
             # From the end: of an ordering key, the later ones go first.
             lanes = [lane for lane in self._lanes.values() if lane]

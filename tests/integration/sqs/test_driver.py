@@ -18,13 +18,7 @@ from cloudq_sqs import messages
 from cloudq_sqs.driver import LIMITS, SQSDriver
 from cloudq_sqs.emulator import Fault, Plan
 from cloudq_sqs.options import Options, read
-from support.sqs import emulated, message
-
-
-@pytest.fixture
-def sqs():
-    with emulated() as made:
-        yield made
+from support.sqs import message
 
 
 async def filled(sqs, driver, count=10, **queue):
@@ -77,9 +71,7 @@ async def test_a_settlement_answers_for_every_subset_of_ten(sqs, what):
 
 
 @pytest.mark.parametrize(("code", "raised"), [("RequestThrottled", Throttled), ("InternalError", Unavailable)])
-async def test_the_sender_repeats_only_what_failed(sqs, monkeypatch, code, raised):
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "t")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "t")
+async def test_the_sender_repeats_only_what_failed(sqs, code, raised):
     app = sqs.app(clock=False, mail={})
     await sqs.create()
 
@@ -299,8 +291,6 @@ async def test_the_region_comes_from_the_environment_and_must_be_somewhere(monke
 
 async def test_the_endpoint_of_the_environment_is_honoured(sqs, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", sqs.endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "t")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "t")
     queue = await sqs.queue()
     driver = cloudq_sqs.open_sqs("us-east-1", {}, sqs.clock)
     assert (await driver.stats(queue)).ready == 0

@@ -37,12 +37,6 @@ ANSWERS = {
 }
 
 
-@pytest.fixture
-def sqs():
-    with emulated() as made:
-        yield made
-
-
 @pytest.mark.parametrize("name", ANSWERS)
 async def test_an_answer_becomes_a_portable_error(sqs, name):
     fault, kind, words = ANSWERS[name]
