@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 from cloudq import deadletters
-from cloudq.driver import Part
+from cloudq.driver import Part, Provisioner
 from support.ledger import FileLedger, Tail, read
 from support.oracle import Verdict, judge
 from support.processes import alive, cloudq, until
@@ -55,6 +55,7 @@ class Storm:
         self.variables = {"STORM_DIR": str(directory), "STORM_AS": "composing" if composing else "copying" if copying else ""}
         self.tasks = self._import()
         self.app = self.tasks.app
+        asyncio.run(self._prepare())
         self.now = self.tasks.now
         self.ledger = FileLedger(directory)
         self._tail = Tail(directory)
@@ -74,6 +75,13 @@ class Storm:
             module = importlib.import_module("support.storm_app")
             _ = module.app.settings  # read here, where cloudq.toml is
         return module
+
+    async def _prepare(self) -> None:
+        """Have the queues, and know whether a copy stands between a message and its dead letter."""
+        async with self.app.driver(self.app.url_of("storm")) as driver:
+            if isinstance(driver, Provisioner):
+                await driver.create(self.app.addresses("storm"))
+            self.composing = self.composing or not driver.limits.native_dead_letter
 
     def enqueue(self, messages: Iterable) -> None:
         messages = list(messages)
@@ -108,6 +116,9 @@ class Storm:
                     self.over.add(task_id)
             elif kind == "received":
                 self.hand[pid][task_id] += 1
+            elif kind == "told" and line["what"] == "started":
+                # Where the provider has ids of its own, the receive was not told under the task's.
+                self.hand[pid][task_id] = max(1, self.hand[pid][task_id])
             elif kind == "began":
                 self.working.add(pid)
             elif kind == "draining":
