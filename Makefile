@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint bench prove wheel lock clean
+.PHONY: demo test lint bench prove wheel lock localstack clean
 
 demo: .venv/core $(if $(filter sqs%,$(URL)),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
 	@$(if $(URL),CLOUDQ_URL=$(URL)) $(BIN)/cloudq demo
@@ -42,7 +42,7 @@ lock: .venv/dev     ## Write requirements/ anew.
 		pyproject.toml --group prove -o requirements/prove.txt
 
 clean:              ## Remove what the other verbs made.
-	rm -rf .venv .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .localstack .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -57,6 +57,14 @@ clean:              ## Remove what the other verbs made.
 
 .venv/dev: .venv/core requirements/dev.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Beside the others, because its pins are old. Half a gigabyte, and optional: without it, its tests are skipped.
+localstack: .localstack/ready    ## Set up LocalStack, against which the SQS adapter is run too.
+
+.localstack/ready: requirements/localstack.txt
+	@$(PYTHON) -m venv .localstack
+	@.localstack/bin/python -m pip --disable-pip-version-check -qq install -r requirements/localstack.txt
 	@touch $@
 
 .venv/prove: .venv/dev requirements/prove.txt

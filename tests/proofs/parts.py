@@ -5,6 +5,7 @@ from __future__ import annotations
 from proofs.hostile import HOSTILE
 from proofs.leases import LEASES
 from proofs.mutation import MUTATION
+from proofs.network import NETWORK
 from proofs.outage import OUTAGE
 from proofs.part import Part
 from proofs.points import POINTS
@@ -16,5 +17,5 @@ from proofs.storm import STORM
 
 PARTS: dict[str, Part] = {
     part.name: part
-    for part in (STORM, POINTS, TERMINATE, ROLLING, PAUSED, LEASES, HOSTILE, POWER, OUTAGE, SOAK, SIMULATION, MUTATION)
+    for part in (STORM, POINTS, TERMINATE, ROLLING, PAUSED, LEASES, HOSTILE, POWER, OUTAGE, NETWORK, SOAK, SIMULATION, MUTATION)
 }

@@ -1,0 +1,87 @@
+"""SQS servers that others have written: moto, and LocalStack in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCALSTACK = Path(__file__).parents[2] / ".localstack" / "bin" / "python"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """Its endpoint. In this process, on a thread."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def localstack(patience: float = 90.0) -> Iterator[str]:
+    """Its endpoint. A process of its own, ended by its pid."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))},
+            "SERVICES": "sqs",
+            "EAGER_SERVICE_LOADING": "1",
+            "STRICT_SERVICE_LOADING": "1",
+            # The default server listens on every address.
+            "GATEWAY_SERVER": "hypercorn",
+            "GATEWAY_LISTEN": f"127.0.0.1:{port}",
+            "SKIP_SSL_CERT_DOWNLOAD": "1",
+            "DISABLE_EVENTS": "1",
+            "DNS_ADDRESS": "0",
+            "PERSISTENCE": "0",
+            "XDG_CACHE_HOME": directory,
+            "LOCALSTACK_VOLUME_DIR": directory,
+        }
+        with (Path(directory) / "log").open("w+") as log:
+            process = subprocess.Popen(
+                [LOCALSTACK, "-m", "localstack.runtime.main"],
+                env=environment, cwd=directory, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+            try:
+                _wait(f"http://127.0.0.1:{port}/_localstack/health", process, patience)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], patience: float) -> None:
+    deadline = time.monotonic() + patience  # noqa: TID251  a real process starts in real time
+    while time.monotonic() < deadline:  # noqa: TID251
+        assert process.poll() is None, "LocalStack ended while it started"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                if b'"sqs"' in answer.read():
+                    return
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.1)
+    raise AssertionError(f"LocalStack did not answer within {patience:g} s")
