@@ -38,7 +38,9 @@ _OLD_NAMES = {
     "PurgeQueueInProgress": "AWS.SimpleQueueService.PurgeQueueInProgress",
     "QueueDeletedRecently": "AWS.SimpleQueueService.QueueDeletedRecently",
 }
-#: Beside the model's own, errors that every AWS service has keep their name.
+#: How often a move task is looked at, in seconds.
+_MOVE_EVERY = 0.01
+#: Where the server answers about itself.
 _TOOLS = "/_emulator/"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
@@ -210,6 +212,8 @@ class Server:
         held = _hold_back(request, fault)
         with self.lock:
             answer = operation(request) if not held or request["Entries"] else {}
+        if action == "StartMessageMoveTask":
+            self._go_on_moving()
         if held and fault is not None and isinstance(answer, dict):
             failed = [{"Id": entry["Id"], "Code": fault.code, "Message": "planned", "SenderFault": False} for entry in held]
             answer["Failed"] = [*(answer.get("Failed") or []), *failed]
@@ -249,6 +253,13 @@ class Server:
             "queues": {name: len(queue.messages) for name, queue in self.service.queues.items()},
             "faults": dict(self.plan.happened),
         }
+
+    def _go_on_moving(self) -> None:
+        """Moves go on by themselves: whoever waits for what they bring is woken."""
+        with self.lock:
+            running = self.service.advance_moves()
+        if running:
+            asyncio.get_running_loop().call_later(_MOVE_EVERY, self._go_on_moving)
 
     # Waiting receives -------------------------------------------------------------------------------------------------
 
