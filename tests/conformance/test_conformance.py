@@ -195,7 +195,7 @@ AT_ONCE = 6
 #: What a server of somebody else gets wrong, and where it is shown instead.
 WRONG: dict[str, dict[str, str]] = {
     "moto": {
-        "a_repeated_id_is_dropped_in_its_window": "moto 5.2 delivers a duplicate under a new id; shown on the emulator and LocalStack",
+        "a_repeated_id_is_dropped_in_its_window": "moto forgets an id with its message; shown on the others",
     },
     "localstack": {},
 }

@@ -155,9 +155,9 @@ def _check(figures: dict[str, Any]) -> Sequence[str]:
 
 NETWORK = Part(
     "network",
-    "on Amazon SQS, against the emulator, 10,000 single enqueues each: 5 % of the answers lost, 5 % of the requests reset and three "
-    "blackouts of 5 s; 30 % of the calls throttled or failing: nothing is lost, every second run is explained, and requests are at "
-    "most 2.5 times the ideal",
+    "on Amazon SQS, against the emulator, 10,000 single enqueues each: 5 % of the answers lost, 5 % of the requests reset and "
+    "three blackouts of 5 s; 30 % of the calls throttled or failing: nothing is lost, every second run is explained, and "
+    "requests are at most 2.5 times the ideal",
     _pieces,
     _check,
 )

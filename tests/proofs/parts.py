@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proofs.delays import DELAYED
 from proofs.hostile import HOSTILE
 from proofs.leases import LEASES
 from proofs.mutation import MUTATION
@@ -17,5 +18,20 @@ from proofs.storm import STORM
 
 PARTS: dict[str, Part] = {
     part.name: part
-    for part in (STORM, POINTS, TERMINATE, ROLLING, PAUSED, LEASES, HOSTILE, POWER, OUTAGE, NETWORK, SOAK, SIMULATION, MUTATION)
+    for part in (
+        STORM,
+        POINTS,
+        TERMINATE,
+        ROLLING,
+        PAUSED,
+        LEASES,
+        HOSTILE,
+        POWER,
+        OUTAGE,
+        NETWORK,
+        DELAYED,
+        SOAK,
+        SIMULATION,
+        MUTATION,
+    )
 }

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from cloudq.opening import facts_at
 from proofs.part import Part, Piece, Result, url_in
 from support.ledger import read
 from support.processes import until
@@ -122,7 +123,9 @@ def crashes(directory: Path, url: str, runs: Sequence[tuple[int, str, bool]]) ->
 
 
 def _pieces(full: bool, url: str) -> Sequence[Piece]:
-    points = [(point, composing) for composing, names in ((False, NATIVE), (True, COMPOSED)) for point in names]
+    facts = facts_at(url)
+    native = [name for name in NATIVE if facts is None or facts.limits.native_dead_letter or "dead_letter" not in name]
+    points = [(point, composing) for composing, names in ((False, native), (True, COMPOSED)) for point in names]
     if not full:
         runs = [(1, *point) for point in points]
         return [Piece("each-once", lambda directory: crashes(directory, url, runs))]

@@ -116,9 +116,6 @@ class Storm:
                     self.over.add(task_id)
             elif kind == "received":
                 self.hand[pid][task_id] += 1
-            elif kind == "told" and line["what"] == "started":
-                # Where the provider has ids of its own, the receive was not told under the task's.
-                self.hand[pid][task_id] = max(1, self.hand[pid][task_id])
             elif kind == "began":
                 self.working.add(pid)
             elif kind == "draining":

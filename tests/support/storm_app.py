@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Self
 
 from cloudq import Backoff, CloudQ, Context, Reject
+from cloudq.driver import Delivery, Part
+from cloudq.envelope import Envelope, decode
 from cloudq.errors import Unavailable
 from cloudq.events import Event, Name
 from cloudq.worker import process
@@ -32,6 +34,8 @@ _closed = os.environ.get("STORM_CLOSED", "")
 #: By task id, the run under way, where a report concerns it.
 _running: dict[str, str] = {}
 _lock = threading.Lock()
+#: By the provider's id of a message, the task's: what was not opened is told of under the first.
+_ids: dict[str, str] = {}
 
 
 def now() -> float:
@@ -149,10 +153,9 @@ _CAUSES = frozenset({Name.LEASE_LOST, Name.SETTLE_LOST, Name.SETTLE_UNKNOWN, Nam
 def observe(event: Event) -> None:
     # The provider's id of a copy, where the message was not opened, ends in its generation.
     task_id = (event.task_id or str(event.detail.get("task_id", ""))).split(":")[0]
+    task_id = _ids.get(task_id, task_id)
     if event.name.value in TOLD and task_id:
         ledger.write("told", task_id, at=now(), what=event.name.value, attempt=event.attempt)
-    if event.name is Name.RECEIVED:
-        ledger.write("received", str(event.detail["message_id"]).split(":")[0], at=now())
     if event.name is Name.WORKER_STARTED:
         ledger.write("began", at=now())
     if event.name is Name.WORKER_DRAINING:
@@ -169,8 +172,16 @@ def observe(event: Event) -> None:
     passing(f"event {event.name.value}")
 
 
+def received(delivery: Delivery) -> None:
+    """In hand from here on: under the task's id, whatever id the provider has for it."""
+    envelope = decode(delivery.body)
+    if isinstance(envelope, Envelope):
+        _ids[delivery.message_id] = envelope.id
+    if delivery.queue.part is Part.MAIN:
+        ledger.write("received", _ids.get(delivery.message_id, delivery.message_id), at=now())
+
+
 _less = {"composing": COMPOSING, "copying": COPYING}.get(os.environ.get("STORM_AS", ""))
 app.events.add(observe)
-if _less is not None or _point or _closed:
-    _open = process.open_driver
-    process.open_driver = lambda url, clock: Wrapped(_open(url, clock), _less, passing)
+_open = process.open_driver
+process.open_driver = lambda url, clock: Wrapped(_open(url, clock), _less, passing, received)

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from cloudq_local.facts import LIMITS
+from cloudq.driver import Delivery
 
-#: SQLite as if it were a provider that counts deliveries and not crashes, and can hold and move nothing by itself.
-COMPOSING = replace(
-    LIMITS,
-    provider="SQLite, composing",
-    native_dead_letter=False,
-    counts_crashes=False,
-    release_uncounted=False,
-    send_delay=0.0,
-    release_delay=0.1,
-    ordered_release_delay=0.1,
-    ordered_delay=False,
-)
+#: A provider that counts deliveries and not crashes, and can hold and move nothing by itself.
+COMPOSING: dict[str, Any] = {
+    "native_dead_letter": False,
+    "counts_crashes": False,
+    "release_uncounted": False,
+    "send_delay": 0.0,
+    "release_delay": 0.1,
+    "ordered_release_delay": 0.1,
+    "ordered_delay": False,
+}
 
-#: SQLite as if it could do all but move to its dead part: that is composed, and what cannot be moved waits for seconds.
-COPYING = replace(LIMITS, provider="SQLite, copying", native_dead_letter=False, counts_crashes=False)
+#: One that can do all but move to its dead part: that is composed, and what cannot be moved waits for seconds.
+COPYING: dict[str, Any] = {"native_dead_letter": False, "counts_crashes": False}
 
 
 class Wrapped:
-    def __init__(self, driver, limits=None, passing: Callable[[str], None] = lambda _point: None) -> None:
-        """`limits` replace the driver's. `passing` is told of every point: "<call> <part of the queue> before", "... after"."""
+    def __init__(
+        self,
+        driver,
+        less: dict[str, Any] | None = None,
+        passing: Callable[[str], None] = lambda _point: None,
+        received: Callable[[Delivery], None] = lambda _delivery: None,
+    ) -> None:
+        """`less` changes the driver's limits. `passing` is told of every point: "<call> <part of the queue> before" or "after"."""
         self._driver = driver
-        self._limits = limits
+        self._limits = replace(driver.limits, **(less or {}))
         self._passing = passing
+        self._received = received
 
     @property
     def limits(self):
-        return self._driver.limits if self._limits is None else self._limits
+        return self._limits
 
     async def _call(self, name, queue, *args):
         point = f"{name} {queue.part.value}"
@@ -48,6 +54,8 @@ class Wrapped:
 
     async def receive(self, queue, max_messages, wait):
         deliveries = await self._call("receive", queue, max_messages, wait)
+        for delivery in deliveries:
+            self._received(delivery)
         return deliveries if self.limits.counts_crashes else [replace(delivery, crashes=None) for delivery in deliveries]
 
     async def ack(self, queue, batch):
