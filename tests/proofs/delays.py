@@ -1,4 +1,4 @@
-"""Delays beyond what the provider delays itself: on Amazon SQS, against the emulator, on a clock that is moved to each due time."""
+"""Delays beyond what the provider delays itself: on Amazon SQS, the emulator, on a clock that is moved to each due time."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def _check(figures: dict[str, Any]) -> Sequence[str]:
 
 DELAYED = ProofPart(
     "delays",
-    "on Amazon SQS, against the emulator: tasks delayed by 10 s, 20 min, 13 h and 20 days beside 150,000 that are parked run once, "
-    f"never early and at most {ERROR:g} s late; no more are hidden than the provider hides",
+    "on Amazon SQS, against the emulator: tasks delayed by 10 s, 20 min, 13 h and 20 days beside 150,000 that are parked run "
+    f"once, never early and at most {ERROR:g} s late; no more are hidden than the provider hides",
     _pieces,
     _check,
 )

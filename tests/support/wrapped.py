@@ -31,7 +31,7 @@ class Wrapped:
         passing: Callable[[str], None] = lambda _point: None,
         received: Callable[[Delivery], None] = lambda _delivery: None,
     ) -> None:
-        """`less` changes the driver's limits. `passing` is told of every point: "<call> <part of the queue> before" or "after"."""
+        """`less` changes the limits of the driver. `passing` is told of every point: "<call> <part> before" and "... after"."""
         self._driver = driver
         self._limits = replace(driver.limits, **(less or {}))
         self._passing = passing
