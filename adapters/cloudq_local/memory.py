@@ -307,7 +307,8 @@ class MemoryDriver:
                 if due is not None:
                     rest = min(rest, due - clock.monotonic())
                 try:
-                    async with asyncio.timeout(max(rest, 0.0)):
+                    # A timer can ring a rounding error before its time: then wait for a moment, not for none.
+                    async with asyncio.timeout(max(rest, 1e-6)):
                         await waiter.wake.wait()
                 except TimeoutError:
                     pass

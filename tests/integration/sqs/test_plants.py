@@ -127,7 +127,7 @@ class Harness:
 async def goes_red(sqs, name):
     (scenario,) = [scenario for scenario in SCENARIOS if scenario.name == name]
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(10):
             await scenario.run(Harness(sqs))
     except Skip:
         raise
