@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint bench prove wheel lock localstack clean
+.PHONY: demo test lint bench bench-sqs prove wheel lock localstack clean
 
 demo: .venv/core $(if $(filter sqs%,$(URL)),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
 	@$(if $(URL),CLOUDQ_URL=$(URL)) $(BIN)/cloudq demo
@@ -26,6 +26,15 @@ bench: .venv/dev    ## What the local provider costs.
 	$(BIN)/python benchmarks/local/throughput.py
 	$(BIN)/python benchmarks/local/wake.py
 
+bench-sqs: .venv/dev .peers/ready    ## What SQS costs and loses, beside bare boto3 and three peers. Takes half an hour.
+	$(BIN)/python benchmarks/sqs/run.py --peers .peers/bin/python
+	$(BIN)/python benchmarks/loss/run.py --peers .peers/bin/python
+
+.peers/ready: requirements/peers.txt
+	@$(PYTHON) -m venv .peers
+	@.peers/bin/python -m pip --disable-pip-version-check -qq install -r requirements/peers.txt
+	@touch $@
+
 prove: .venv/prove  ## The full proof, recorded in docs/proof; goes on where it was cut off. PARTS="storm power" for some of it.
 	cd tests && ../$(BIN)/python -m proofs $(PARTS) $(if $(URL),--url $(URL))
 
@@ -42,7 +51,7 @@ lock: .venv/dev     ## Write requirements/ anew.
 		pyproject.toml --group prove -o requirements/prove.txt
 
 clean:              ## Remove what the other verbs made.
-	rm -rf .venv .localstack .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .localstack .peers .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

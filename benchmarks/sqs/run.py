@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small round: shows that it runs, not how fast")
     options = parser.parse_args()
     rounds, tasks = (1, 500) if options.quick else (options.rounds, options.tasks)
-    seconds, messages = (3.0, 20) if options.quick else (40.0, 200)
+    seconds, messages = (3.0, 20) if options.quick else (21.0, 200)
     contestants = {"cloudq": sys.executable, "boto3": sys.executable}
     if options.peers:
         contestants |= dict.fromkeys(PEERS, options.peers)

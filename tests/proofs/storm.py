@@ -42,7 +42,7 @@ def _pieces(full: bool, url: str) -> Sequence[Piece]:
 
 
 def _check(figures: dict[str, Any]) -> Sequence[str]:
-    return [] if figures["verdict"]["tasks"] >= 20_000 else ["too few tasks"]
+    return [] if figures["verdict"] is not None and figures["verdict"]["tasks"] >= 20_000 else ["too few tasks"]
 
 
 STORM = Part(

@@ -25,6 +25,8 @@ from support.processes import alive, cloudq, until
 _NOT_JUDGED = ("began", "received", "draining")
 #: The working directory and the modules are the process's.
 _importing = threading.Lock()
+#: Counting opens a connection, and on some providers that takes longer than the work between two kills.
+_COUNT_EVERY = 2.0
 _SETTLED = ("acked", "released", "dead-lettered")
 
 
@@ -67,6 +69,7 @@ class Storm:
         self.drained_at: dict[int, float] = {}
         self.over: set[str] = set()
         self.confirmed: set[str] = set()
+        self._counted_at = float("-inf")
 
     def _import(self):
         """Import the application anew, with this storm's settings, for enqueuing: what workers lack, this process has."""
@@ -174,6 +177,9 @@ class Storm:
     def drained(self) -> bool:
         """Tell whether the queue is empty, or, where the provider does not tell, all that was confirmed is over."""
         self.look()
+        if self.now() - self._counted_at < _COUNT_EVERY:
+            return False
+        self._counted_at = self.now()
         left = self.left()
         if left is not None:
             return left == 0
