@@ -388,7 +388,7 @@ class CloudQ:
         body = encode(envelope)
         if len(body) > limits.message_bytes - ROOM:
             raise MessageTooLarge(len(body), limits.message_bytes - ROOM, ROOM)
-        first = route(delay, limits, options.ordering_key)
+        first = route(delay, limits, options.ordering_key, ordered=settings.ordered)
         queue = self.address(task.queue, first.part, options.priority)
         refuse_impossible(queue, limits)
         return queue, Outgoing(body, envelope.message_id, first.delay, envelope.group), due

@@ -34,7 +34,7 @@ class Hold:
     delay: float
 
 
-def route(delay: float, limits: Limits, ordering_key: str | None) -> Route:
+def route(delay: float, limits: Limits, ordering_key: str | None, *, ordered: bool) -> Route:
     """Plan the first step of a message that is due in `delay` seconds. Unsupported where the delay would break an order."""
     if delay <= 0:
         return Route(Part.MAIN, 0.0)
@@ -43,14 +43,15 @@ def route(delay: float, limits: Limits, ordering_key: str | None) -> Route:
             f"delay={delay:g}s together with ordering_key={ordering_key!r}: {limits.provider} cannot delay one message of "
             f"an ordered group. Enqueue it without the key, or without the delay."
         )
-    if delay <= limits.send_delay:
+    # An ordered queue of such a provider delays no message at all, also one without a key.
+    if delay <= limits.send_delay and (limits.ordered_delay or not ordered):
         return Route(Part.MAIN, delay)
     return Route(Part.DELAY, min(limits.send_delay, delay))
 
 
-def next_hop(due: float, now: float, limits: Limits) -> Forward | Hold:
+def next_hop(due: float, now: float, limits: Limits, *, ordered: bool) -> Forward | Hold:
     """Plan the next step of a message met in the delay part; `due` and `now` in seconds since the epoch."""
     rest = due - now
-    if rest <= limits.send_delay:
+    if rest <= (limits.send_delay if limits.ordered_delay or not ordered else 0.0):
         return Forward(max(0.0, rest))
     return Hold(min(limits.release_delay, rest))

@@ -104,6 +104,10 @@ async def move(app: CloudQ, queue: str, *, rate: float | None = None, progress: 
     priority. Unsupported where the provider cannot.
     """
     async with app.driver(app.url_of(queue)) as driver:
+        if app.address(queue, Part.MAIN).ordered:
+            raise Unsupported(
+                f"the queue {queue!r} is ordered, and a move by the provider keeps no ordering key. Redrive without --bulk."
+            )
         if not isinstance(driver, MovesDeadLetters):
             raise Unsupported(
                 f"{driver.limits.provider} moves no dead letters by itself. Redrive them one by one: without --bulk."

@@ -21,22 +21,3 @@ What is native and what composed
 Escape hatch
     `unwrap(botocore.client.BaseClient)` is the boto3 client for SQS.
 """
-
-from collections.abc import Mapping
-from dataclasses import replace
-
-from cloudq.clock import Clock
-from cloudq_sqs import local
-from cloudq_sqs.driver import SQSDriver
-from cloudq_sqs.options import LOCAL, read
-
-__all__ = ["SQSDriver", "open_sqs"]
-
-
-def open_sqs(place: str, query: Mapping[str, str], clock: Clock) -> SQSDriver:
-    """Open `sqs://<place>?<query>`."""
-    options = read(place, query)
-    if place == LOCAL:
-        # The emulator looks at no signature; its account is fixed.
-        options = replace(options, endpoint=local.endpoint(options.port), account="000000000000", keys=("local", "local"))
-    return SQSDriver(options, clock)

@@ -22,7 +22,7 @@ from botocore.config import Config
 
 from cloudq.clock import Clock
 from cloudq.driver import Burial, Delivery, Limits, Moved, Outgoing, Queue, Release, Settled, Stats
-from cloudq.errors import ConfigError, DriverError, Refused, Unavailable
+from cloudq.errors import ConfigError, DriverError, OutcomeUnknown, Refused, Unavailable
 from cloudq_sqs import messages, provision
 from cloudq_sqs.errors import LEASE_OVER, entry_failed, translate
 from cloudq_sqs.facts import SQS
@@ -65,7 +65,10 @@ class SQSDriver:
         self._polls: SQSClient = _client(session, options, _POLLS, LIMITS.receive_wait + _ANSWER)
         self._calling = ThreadPoolExecutor(_CALLS, thread_name_prefix="cloudq-sqs call")
         self._polling = ThreadPoolExecutor(_POLLS, thread_name_prefix="cloudq-sqs poll")
-        self._urls: dict[str, str] = dict(options.urls)
+        #: Queue URLs by name, as they were found.
+        self._found: dict[str, str] = {}
+        #: By ordered queue, the send under way: cancelled, it goes on, and the next one must not overtake it.
+        self._sending: dict[str, asyncio.Future[Any]] = {}
         self._asking: dict[str, asyncio.Future[str]] = {}
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
@@ -89,9 +92,7 @@ class SQSDriver:
             if not entries:
                 continue
             try:
-                answer = await self._call(
-                    queue, "SendMessageBatch", self._calls.send_message_batch, QueueUrl=url, Entries=entries
-                )
+                answer = await self._send_one(queue, url, entries)
             except DriverError as error:
                 if len(requests) == 1:
                     raise
@@ -105,6 +106,20 @@ class SQSDriver:
                     what=f"{self._named(queue)}, message {batch[int(failed['Id'])].message_id}",
                 )
         return failures
+
+    async def _send_one(
+        self, queue: Queue, url: str, entries: Sequence[SendMessageBatchRequestEntryTypeDef]
+    ) -> Mapping[str, Any]:
+        if queue.ordered and (before := self._sending.get(url)) is not None:
+            await asyncio.wait([before])
+        sending = asyncio.ensure_future(
+            self._call(queue, "SendMessageBatch", self._calls.send_message_batch, QueueUrl=url, Entries=entries)
+        )
+        if not queue.ordered:
+            return await sending
+        self._sending[url] = sending
+        self._in_background(asyncio.wait([sending]))  # its error, when nobody waits for it any more, is not asked for
+        return await asyncio.shield(sending)
 
     def _without_followers(
         self,
@@ -233,7 +248,9 @@ class SQSDriver:
         """
         asked: dict[str, Any] = {"SourceArn": await self._arn(dead), "DestinationArn": await self._arn(queue)}
         if rate is not None:
-            asked["MaxNumberOfMessagesPerSecond"] = min(500, max(1, int(rate)))
+            if rate < 1:
+                raise Refused(f"{self._named(dead)}: SQS moves at least one message a second; asked for was {rate:g}")
+            asked["MaxNumberOfMessagesPerSecond"] = min(500, int(rate))
         await self._call(dead, "StartMessageMoveTask", self._calls.start_message_move_task, **asked)
 
     async def moved(self, dead: Queue) -> Moved:
@@ -281,10 +298,10 @@ class SQSDriver:
 
     async def _url(self, queue: Queue) -> str:
         name = self._options.name(queue)
-        url = self._urls.get(name) or self._urls.get(queue.physical)
+        url = self._options.urls.get(queue.physical) or self._found.get(name)
         if url is None and self._options.account:
             # guide, queue and message identifiers: endpoint, account, name.
-            url = self._urls[name] = f"{self._calls.meta.endpoint_url}/{self._options.account}/{name}"
+            url = self._found[name] = f"{self._calls.meta.endpoint_url}/{self._options.account}/{name}"
         if url is not None:
             return url
         asking = self._asking.get(name)
@@ -294,8 +311,12 @@ class SQSDriver:
         return await asyncio.shield(asking)
 
     async def _ask_url(self, queue: Queue, name: str) -> str:
-        answer = await self._call(queue, "GetQueueUrl", self._calls.get_queue_url, QueueName=name)
-        url = self._urls[name] = str(answer["QueueUrl"])
+        try:
+            answer = await self._call(queue, "GetQueueUrl", self._calls.get_queue_url, QueueName=name)
+        except OutcomeUnknown as error:
+            # A question has no effect: what it was asked for was surely not done.
+            raise Unavailable(str(error)) from error.__cause__
+        url = self._found[name] = str(answer["QueueUrl"])
         return url
 
     async def _call(
@@ -313,7 +334,7 @@ class SQSDriver:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(executor or self._calling, ask)
-        except (sdk.BotoCoreError, sdk.ClientError) as error:
+        except Exception as error:  # also what the SDK makes of an answer that it cannot read
             raise translate(error, operation, self._named(queue)) from error
 
     def _usable(self) -> None:

@@ -6,6 +6,7 @@ every AWS service has. SDKs tell an error under the name it had before the JSON 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -21,6 +22,8 @@ _NOT_FOUND = {"QueueDoesNotExist", f"{_OLD}NonExistentQueue", "ResourceNotFoundE
 _DENIED = {"AccessDenied", "AccessDeniedException", "InvalidSecurity", "OptInRequired", "NotAuthorized"}
 _KEYS = {
     "KmsAccessDenied", "KmsDisabled", "KmsInvalidKeyUsage", "KmsInvalidState", "KmsNotFound", "KmsOptInRequired",
+    "KMS.AccessDeniedException", "KMS.DisabledException", "KMS.InvalidKeyUsageException", "KMS.InvalidStateException",
+    "KMS.NotFoundException", "KMS.OptInRequired",
 }  # fmt: skip
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _UNKNOWN_KEY = {
@@ -31,6 +34,7 @@ _UNKNOWN_KEY = {
 _SIGNATURE = {"SignatureDoesNotMatch", "InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed"}
 _THROTTLED = {
     "RequestThrottled", "Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "KmsThrottled",
+    "KMS.ThrottlingException",
     "RequestLimitExceeded", "SlowDown",
 }  # fmt: skip
 #: The service says that it did not take the request.
@@ -168,8 +172,19 @@ def _from_way(error: Exception, what: str) -> DriverError:
     ):
         return AccessDenied(f"{what}: {error}. The credentials could not be renewed.")
     # Nothing was sent yet: no connection.
-    if isinstance(error, (sdk.EndpointConnectionError, sdk.ConnectTimeoutError, sdk.ProxyConnectionError, sdk.SSLError)):
+    if isinstance(error, (sdk.EndpointConnectionError, sdk.ConnectTimeoutError, sdk.ProxyConnectionError)) or _unverified(
+        error
+    ):
         return Unavailable(f"{what}: {error}. Is the region right, and the network open to it?")
     if isinstance(error, (sdk.ParamValidationError, sdk.InvalidRegionError)):
         return Refused(f"{what}: {error}")
     return OutcomeUnknown(f"{what}: {error!r}")
+
+
+def _unverified(error: BaseException | None) -> bool:
+    """Say whether the handshake failed on the certificate. Any other TLS error may come after the request went out."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

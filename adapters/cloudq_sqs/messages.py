@@ -72,6 +72,8 @@ def to_bytes(text: str, attributes: Mapping[str, str]) -> bytes:
 def to_attributes(given: Mapping[str, str], *, encoded: bool) -> dict[str, MessageAttributeValueTypeDef]:
     """Return message attributes."""
     wanted = {**given, ENCODING: "base64"} if encoded else dict(given)
+    if not wanted.get(RECORD, "there is none"):
+        del wanted[RECORD]  # there was no room for it
     if len(wanted) > MOST_ATTRIBUTES or "" in wanted.values():
         kept = {name: wanted.pop(name) for name in (RECORD, ENCODING) if name in wanted}
         packed = {name: [getattr(value, "kind", "String"), value] for name, value in wanted.items()}
@@ -100,11 +102,20 @@ def from_attributes(found: Mapping[str, MessageAttributeValueOutputTypeDef]) -> 
     packed = attributes.pop(PACKED, None)
     if packed is not None:
         try:
-            for name, (kind, value) in json.loads(packed).items():
-                attributes[name] = str(value) if kind == "String" else Typed(value, kind)
-        except (ValueError, TypeError, AttributeError):
+            attributes |= _unpacked(packed)
+        except (ValueError, TypeError, AttributeError, RecursionError):
             attributes[PACKED] = packed  # not one of ours
     return attributes
+
+
+def _unpacked(packed: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, (kind, value) in json.loads(packed).items():
+        f"{name}{kind}{value}".encode()  # a lone surrogate could not be sent again
+        if kind.startswith("Binary"):
+            base64.b64decode(value, validate=True)
+        found[name] = str(value) if kind == "String" else Typed(value, kind)
+    return found
 
 
 def token(text: str) -> str:

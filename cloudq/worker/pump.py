@@ -28,8 +28,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _AGAIN = 5.0
 #: Longest time for one hop, and for a receive after its wait, in seconds.
 _HOP, _OVERDUE = 15.0, 30.0
-#: How often a provider that hides only so many is asked how many it hides, in seconds.
-_COUNT_EVERY = 300.0
+#: How often a provider that hides only so many is asked how many it hides: in seconds, and in messages that this pump has
+#: hidden, because there are other pumps.
+_COUNT_EVERY, _COUNT_AFTER = 300.0, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Pump:
         #: How many messages the delay part hides, as far as is known, and when it was asked.
         self._parked = 0.0
         self._counted_at = float("-inf")
+        self._hidden_since = 0
 
     async def run(self) -> None:
         """Pump until stopped."""
@@ -109,7 +111,7 @@ class Pump:
         if not deliveries:
             return
         # Well within the lease, so that no step settles what may be somebody else's by then.
-        patience = min(_HOP, min(delivery.leased_for for delivery in deliveries) / 2)
+        patience = min(_HOP, min(delivery.leased_for for delivery in deliveries) / 4)
         await self._count_parked(patience)
         steps = [(delivery, self._plan(delivery)) for delivery in deliveries]
         held = [Release(delivery, step) for delivery, step in steps if isinstance(step, float)]
@@ -118,9 +120,9 @@ class Pump:
         confirmed = [pair for pair, well in zip(copies, sent, strict=True) if well]
         held += [Release(delivery, _AGAIN) for (delivery, _), well in zip(copies, sent, strict=True) if not well]
         for acks in cut(confirmed, self._station.limits.settle_count):
-            await self._ack(acks, patience / 2)
+            await self._ack(acks, patience)
         for holds in cut(held, self._station.limits.settle_count):
-            await self._hold(holds, patience / 4)
+            await self._hold(holds, patience)
 
     def _plan(self, delivery: Delivery) -> _Copy | float:
         """Return the copy to make, or for how long the message is to be hidden."""
@@ -131,11 +133,12 @@ class Pump:
         if not isinstance(envelope, Envelope):
             return self._burial(delivery, envelope.reason, now)
         due = envelope.due if envelope.due is not None else now
-        hop = next_hop(due, now, station.limits)
+        hop = next_hop(due, now, station.limits, ordered=station.queue.ordered)
         if isinstance(hop, Forward):
             target = self._mains.get(envelope.priority, station.queue)
         elif self._may_park(delivery, now + hop.delay):
             self._parked += 1
+            self._hidden_since += 1
             return hop.delay
         else:
             target, hop = station.delay, Forward(min(station.limits.send_delay, hop.delay))
@@ -160,9 +163,10 @@ class Pump:
     async def _count_parked(self, patience: float) -> None:
         """Ask how many are hidden, once in a while; in between, what this pump hides is added."""
         limits, now = self._station.limits, self._clock.monotonic()
-        if limits.parked == float("inf") or (now - self._counted_at < _COUNT_EVERY and self._parked < limits.parked):
+        recent = now - self._counted_at < _COUNT_EVERY and self._hidden_since < _COUNT_AFTER
+        if limits.parked == float("inf") or (recent and self._parked < limits.parked):
             return
-        self._counted_at = now
+        self._counted_at, self._hidden_since = now, 0
         with contextlib.suppress(DriverError, TimeoutError):  # the older figure stands
             async with asyncio.timeout(patience):
                 stats = await self._station.driver.stats(self._station.delay)

@@ -221,7 +221,7 @@ class Settler:
         station, generation = self._station, envelope.generation + 1
         due = self._clock.time() + resend.delay
         try:
-            first = route(resend.delay, station.limits, envelope.ordering_key)
+            first = route(resend.delay, station.limits, envelope.ordering_key, ordered=station.queue.ordered)
         except Unsupported as error:  # `decide` does not resend ordered work
             raise AssertionError(str(error)) from error
         body = copy(
@@ -232,7 +232,7 @@ class Settler:
             since=envelope.born,
         )
         target = station.queue if first.part is Part.MAIN else station.delay
-        return target, Outgoing(body, f"{envelope.id}:{generation}", first.delay)
+        return target, Outgoing(body, f"{envelope.id}:{generation}", first.delay, envelope.group)
 
     def _record(self, held: Held, bury: Bury) -> str:
         return deadletters.write(

@@ -115,12 +115,13 @@ class Queue:
         """Attributes are as CreateQueue has them, already checked."""
         self.name = name
         self.arn = arn
-        self.fifo = name.endswith(".fifo")
-        self.created = self.modified = now
-        self.attributes = {**DEFAULTS, **attributes}
+        self.fifo: bool = name.endswith(".fifo")
+        self.created: float = now
+        self.modified: float = now
+        self.attributes: dict[str, str] = {**DEFAULTS, **attributes}
         self.tags: dict[str, str] = {}
         self.messages: dict[str, Message] = {}
-        self.in_flight = 0
+        self.in_flight: int = 0
         self.move: Move | None = None
         #: Standard: may be received now. Entries that are gone or hidden by now are skipped.
         self._ready: deque[Message] = deque()

@@ -331,13 +331,14 @@ class Service:
         wanted = _texts(request, "MessageAttributeNames")
 
         def attempt() -> Answer:
-            found = [self._received(message, system, wanted) for message in self._take(queue, most, visibility)]
+            taken = self._take(queue, most, visibility, polling=wait > 0)
+            found = [self._received(message, system, wanted) for message in taken]
             return {"Messages": found} if found else {}
 
         answer = attempt()
         return answer if answer or wait == 0 else Wait(queue, self.clock.time() + wait, attempt)
 
-    def _take(self, queue: Queue, most: int, visibility: int) -> list[Message]:
+    def _take(self, queue: Queue, most: int, visibility: int, *, polling: bool) -> list[Message]:
         now = self.clock.time()
         queue.pass_time(now)
         self.advance_moves()
@@ -345,7 +346,10 @@ class Service:
         dead, limit = self._redrive_target(policy, fifo=queue.fifo) if policy else (None, math.inf)
         oldest = now - queue.number("MessageRetentionPeriod")
         found: list[Message] = []
-        if queue.in_flight >= self.most_in_flight and not queue.fifo:
+        if queue.in_flight >= self.most_in_flight:
+            # guide, quotas-queues: an error of standard queues that are polled short; nothing, without a word, otherwise.
+            if queue.fifo or polling:
+                return []
             raise Refusal("OverLimit", f"Too many messages in flight: {queue.in_flight}.", status=403)
         for message in queue.candidates(now):
             if message.sent_at <= oldest:

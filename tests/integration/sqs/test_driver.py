@@ -11,12 +11,12 @@ import boto3
 import pytest
 from botocore.client import BaseClient
 
-import cloudq_sqs
 from cloudq.driver import RECORD, MovesDeadLetters, Outgoing, Part, Provisioner, Queue, Release, Settled
 from cloudq.errors import ConfigError, DriverError, Refused, Throttled, Unavailable
 from cloudq_sqs import messages
 from cloudq_sqs.driver import LIMITS, SQSDriver
 from cloudq_sqs.emulator import Fault, Plan
+from cloudq_sqs.opening import open_sqs
 from cloudq_sqs.options import Options, read
 from support.sqs import message
 
@@ -292,7 +292,7 @@ async def test_the_region_comes_from_the_environment_and_must_be_somewhere(monke
 async def test_the_endpoint_of_the_environment_is_honoured(sqs, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", sqs.endpoint)
     queue = await sqs.queue()
-    driver = cloudq_sqs.open_sqs("us-east-1", {}, sqs.clock)
+    driver = open_sqs("us-east-1", {}, sqs.clock)
     assert (await driver.stats(queue)).ready == 0
     await driver.aclose()
 
