@@ -34,8 +34,8 @@ class Emulated:
         self.clock.advance(seconds)
         self.server.look()
 
-    def until_asked(self, action: str) -> None:
-        until(lambda: self.server.requests.by_action[action], f"nobody asks for {action}")
+    def until_asked(self, action: str, times: int = 1) -> None:
+        until(lambda: self.server.requests.by_action[action] >= times, f"nobody asks for {action}")
 
     @asynccontextmanager
     async def driver(self, **options: Any) -> AsyncIterator[SQSDriver]:

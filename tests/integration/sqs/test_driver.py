@@ -11,8 +11,13 @@ import boto3
 import pytest
 from botocore.client import BaseClient
 
+from cloudq import redrive
+from cloudq.conformance.working import Watch
 from cloudq.driver import RECORD, MovesDeadLetters, Outgoing, Part, Provisioner, Queue, Release, Settled
-from cloudq.errors import ConfigError, DriverError, Refused, Throttled, Unavailable
+from cloudq.errors import ConfigError, DriverError, Refused, Throttled, Unavailable, Unsupported
+from cloudq.events import Name
+from cloudq.worker.process import Plan as Work
+from cloudq.worker.process import engine_of, working
 from cloudq_sqs import messages
 from cloudq_sqs.driver import LIMITS, SQSDriver
 from cloudq_sqs.emulator import Fault, Plan
@@ -324,3 +329,82 @@ async def test_a_single_message_is_not_moved_natively(sqs):
 def test_every_failure_of_the_driver_is_one_of_the_seam():
     assert issubclass(Throttled, DriverError)
     assert Options(region="eu-west-1").name(Queue("m", "shop-m", ordered=True)) == "shop-m.fifo"
+
+
+# What must not hurt ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_record_without_room_does_not_keep_a_message_from_the_dead_part(sqs):
+    async with sqs.driver() as driver:
+        dead = await sqs.queue(Part.DEAD)
+        assert await driver.send(dead, [Outgoing(b"foreign", "one", attributes={RECORD: ""})]) == {}
+        (letter,) = await driver.receive(dead, 1, 1.0)
+        assert RECORD not in letter.attributes
+
+
+@pytest.mark.parametrize(
+    "packed", ["[" * 100_000, '{"a": ["Binary", "!"]}', '{"a": ["String", "\\ud800"]}', '{"a": 1}', "[]", '{"a": [1, 2]}']
+)
+async def test_an_attribute_that_only_looks_packed_stays_as_it_is(sqs, packed):
+    async with sqs.driver() as driver:
+        queue = await sqs.queue()
+        client = driver.unwrap(BaseClient)
+        url = client.get_queue_url(QueueName=queue.physical)["QueueUrl"]
+        attributes = {messages.PACKED: {"DataType": "String", "StringValue": packed}}
+        client.send_message(QueueUrl=url, MessageBody="x", MessageAttributes=attributes)
+        (delivery,) = await driver.receive(queue, 1, 1.0)
+        assert dict(delivery.attributes) == {messages.PACKED: packed}
+        assert await driver.send(queue, [Outgoing(delivery.body, "copy", attributes=delivery.attributes)]) == {}
+
+
+async def test_asking_for_a_url_without_an_answer_says_that_nothing_was_sent(sqs):
+    queue = await sqs.queue()
+    sqs.server.plan = Plan([Fault("GetQueueUrl", kind="lost")])
+    async with sqs.driver() as driver:
+        with pytest.raises(Unavailable):
+            await driver.send(queue, [message()])
+
+
+async def test_a_cancelled_send_of_an_ordered_queue_is_not_overtaken(sqs):
+    async with sqs.driver() as driver:
+        queue = await sqs.queue(ordered=True)
+        assert await driver.send(queue, [message(0, group="a")]) == {}
+        sqs.server.plan = Plan([Fault("SendMessageBatch", kind="slow", seconds=0.5, times=1)])
+        answered = asyncio.get_running_loop().time() + 0.5
+        first = asyncio.ensure_future(driver.send(queue, [message(1, group="a")]))
+        await asyncio.to_thread(sqs.until_asked, "SendMessageBatch", 2)
+        first.cancel()
+        assert await driver.send(queue, [message(2, group="a")]) == {}
+        assert asyncio.get_running_loop().time() >= answered
+        held = sqs.server.service.queues[f"{queue.physical}.fifo"]
+        assert [json.loads(each.body)["number"] for each in held.messages.values()] == [0, 1, 2]
+
+
+async def test_a_delayed_task_without_a_key_reaches_its_ordered_queue(sqs):
+    app = sqs.app(mail={"ordered": True})
+    await sqs.create()
+    ran = []
+
+    @app.task(queue="mail")
+    def mail(number: int) -> None:
+        ran.append(number)
+
+    for number, delay in enumerate((60, 1200)):
+        await mail.options(delay=delay).aenqueue(number)
+    watch = Watch(app)
+    async with engine_of(app, Work(queues=["mail"])) as pumping:
+        for _ in range(8):
+            sqs.advance(300)
+            await pumping.pump_once()
+    async with working(app, Work(queues=["mail"], grace=6.0)):
+        await watch.until(Name.ACKED, 2)
+    assert sorted(ran) == [0, 1]
+    app.close()
+
+
+async def test_an_ordered_queue_is_not_moved_by_the_provider(sqs):
+    app = sqs.app(mail={"ordered": True})
+    await sqs.create()
+    with pytest.raises(Unsupported, match="without --bulk"):
+        await redrive.move(app, "mail")
+    app.close()
