@@ -34,7 +34,7 @@ _closed = os.environ.get("STORM_CLOSED", "")
 #: By task id, the run under way, where a report concerns it.
 _running: dict[str, str] = {}
 _lock = threading.Lock()
-#: By the provider's id of a message, the task's: what was not opened is told of under the first.
+#: Where the provider has ids of its own: by such an id, the task's. What was not opened is told of under the first.
 _ids: dict[str, str] = {}
 
 
@@ -175,7 +175,7 @@ def observe(event: Event) -> None:
 def received(delivery: Delivery) -> None:
     """In hand from here on: under the task's id, whatever id the provider has for it."""
     envelope = decode(delivery.body)
-    if isinstance(envelope, Envelope):
+    if isinstance(envelope, Envelope) and not app.url_of("storm").startswith("sqlite:"):
         _ids[delivery.message_id] = envelope.id
     if delivery.queue.part is Part.MAIN:
         ledger.write("received", _ids.get(delivery.message_id, delivery.message_id), at=now())
