@@ -33,7 +33,7 @@ def endpoint(port: int) -> str:
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START  # noqa: TID251  a real process starts in real time
-    while time.monotonic() < deadline:  # noqa: TID251
+    while time.monotonic() < deadline:  # noqa: TID251  as above
         if _answers(port):
             if process.poll() is None:  # else another process was quicker, and that one says so
                 _log.warning(
@@ -61,6 +61,6 @@ def _answers(port: int) -> bool:
         ) from error
     finally:
         connection.close()
-    if not isinstance(told, dict) or "emulator" not in str(told.get("what")):  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    if not isinstance(told, dict) or "emulator" not in str(told.get("what")):  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  JSON
         raise ConfigError(f"sqs://local: port {port} belongs to something else. Choose another: sqs://local?port=9325")
     return True

@@ -76,7 +76,7 @@ def localstack(patience: float = 90.0) -> Iterator[str]:
 
 def _wait(url: str, process: subprocess.Popen[bytes], patience: float) -> None:
     deadline = time.monotonic() + patience  # noqa: TID251  a real process starts in real time
-    while time.monotonic() < deadline:  # noqa: TID251
+    while time.monotonic() < deadline:  # noqa: TID251  as above
         assert process.poll() is None, "LocalStack ended while it started"
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  our own address
