@@ -77,4 +77,5 @@ def _existing(client: SQSClient, name: str) -> str | None:
 
 def _attributes(client: SQSClient, url: str, names: list[str]) -> dict[str, str]:
     asked = cast("list[QueueAttributeNameType]", names)
-    return dict(client.get_queue_attributes(QueueUrl=url, AttributeNames=asked)["Attributes"])  # type: ignore[arg-type]  keys are literals
+    answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=asked)
+    return cast("dict[str, str]", answer["Attributes"])
