@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cloudq import EnqueueError, EnqueueUnknown
 from cloudq_sqs.emulator import Fault, Plan, Server
@@ -58,9 +60,12 @@ def throttled(directory: Path, tasks: int) -> Result:
 
 @contextmanager
 def _served() -> Iterator[Server]:
+    """A server, and credentials for this process and those it starts: the emulator looks at none, the SDK wants some."""
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
     server = Server().start()
     try:
-        yield server
+        with mock.patch.dict(os.environ, keys):
+            yield server
     finally:
         server.stop()
 
