@@ -99,7 +99,7 @@ class Storm:
     def worker(self, *arguments: object, crash: str = "", closed: Path | None = None) -> Iterator:
         """Have `cloudq worker` run, killed at the end if it still does."""
         self._log += 1
-        variables = {**self.variables, "STORM_CRASH": crash, "STORM_CLOSED": str(closed or "")}
+        variables = {**self.variables, "STORM_WORKER": "1", "STORM_CRASH": crash, "STORM_CLOSED": str(closed or "")}
         with cloudq(
             "worker", "support.storm_app:app", "--log-level", "ERROR", *arguments,
             cwd=self.directory, log=self.directory / f"worker-{self._log}.log", **variables,

@@ -4,6 +4,7 @@ STORM_DIR     where the ledgers are
 STORM_AS      "composing": as if the provider could do nothing natively, so that the core composes retries, delays and dead
               letters; "copying": as if it could not move to its dead part
 STORM_CLOSED  a file: while it is there, the dead part cannot be written
+STORM_WORKER  set in the processes that work
 STORM_CRASH   a named point at which the process ends without a word, and at which occurrence: "ack main before:2"
 """
 
@@ -183,5 +184,6 @@ def received(delivery: Delivery) -> None:
 
 _less = {"composing": COMPOSING, "copying": COPYING}.get(os.environ.get("STORM_AS", ""))
 app.events.add(observe)
-_open = process.open_driver
-process.open_driver = lambda url, clock: Wrapped(_open(url, clock), _less, passing, received)
+if os.environ.get("STORM_WORKER"):  # not in the process that enqueues and watches
+    _open = process.open_driver
+    process.open_driver = lambda url, clock: Wrapped(_open(url, clock), _less, passing, received)
