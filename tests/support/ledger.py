@@ -46,9 +46,11 @@ class FileLedger:
         self._file = -1
 
     def write(self, kind: str, task_id: str = "", **facts: Any) -> None:
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._file = os.open(self._directory / f"{self._pid}.ledger", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        pid = os.getpid()
+        if self._pid != pid:
+            # First the file: another thread may be about to write. Two that open it append to the same.
+            self._file = os.open(self._directory / f"{pid}.ledger", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            self._pid = pid
         line = json.dumps({"kind": kind, "id": task_id, "pid": self._pid, **facts})
         os.write(self._file, line.encode() + b"\n")
 
