@@ -114,7 +114,7 @@ class Pump:
         patience = min(_HOP, min(delivery.leased_for for delivery in deliveries) / 4)
         await self._count_parked(patience)
         steps = [(delivery, self._plan(delivery)) for delivery in deliveries]
-        held = [Release(delivery, step) for delivery, step in steps if isinstance(step, float)]
+        held = [Release(delivery, step) for delivery, step in steps if not isinstance(step, _Copy)]
         copies = [(delivery, step) for delivery, step in steps if isinstance(step, _Copy)]
         sent = await asyncio.gather(*(self._send(delivery, made, patience) for delivery, made in copies))
         confirmed = [pair for pair, well in zip(copies, sent, strict=True) if well]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -52,7 +51,7 @@ class Emulated:
         return queue
 
     def app(self, *, clock: bool = True, sinks: Any = (), **queues: dict[str, Any]) -> CloudQ:
-        """An application whose queues exist. Needs AWS_ACCESS_KEY_ID and the secret in the environment."""
+        """An application whose queues `create` makes. Needs AWS_ACCESS_KEY_ID and the secret in the environment."""
         app = CloudQ(
             f"sqs://us-east-1?endpoint={self.endpoint}&account=000000000000",
             namespace=f"n{next(_numbers)}",
@@ -66,17 +65,8 @@ class Emulated:
                 for name in queues:
                     await driver.create(app.addresses(name))
 
-        asyncio.run(create()) if not _running() else None
         self.create = create
         return app
-
-
-def _running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 @contextmanager

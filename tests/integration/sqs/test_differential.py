@@ -45,7 +45,7 @@ class Script:
 
     def __init__(self, endpoint: str) -> None:
         self.sqs = boto3.client(
-            "sqs", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test",  # noqa: S106
+            "sqs", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test",  # noqa: S106  none is looked at
             config=Config(retries={"total_max_attempts": 1}),
         )  # fmt: skip
         self.count = 0

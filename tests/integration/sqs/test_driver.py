@@ -14,7 +14,7 @@ from botocore.client import BaseClient
 from cloudq import redrive
 from cloudq.conformance.working import Watch
 from cloudq.driver import RECORD, MovesDeadLetters, Outgoing, Part, Provisioner, Queue, Release, Settled
-from cloudq.errors import ConfigError, DriverError, Refused, Throttled, Unavailable, Unsupported
+from cloudq.errors import ConfigError, Refused, Throttled, Unavailable, Unsupported
 from cloudq.events import Name
 from cloudq.worker.process import Plan as Work
 from cloudq.worker.process import engine_of, working
@@ -326,8 +326,7 @@ async def test_a_single_message_is_not_moved_natively(sqs):
             await driver.dead_letter(await sqs.queue(), await sqs.queue(Part.DEAD), [])
 
 
-def test_every_failure_of_the_driver_is_one_of_the_seam():
-    assert issubclass(Throttled, DriverError)
+def test_an_ordered_queue_has_the_suffix_of_its_kind():
     assert Options(region="eu-west-1").name(Queue("m", "shop-m", ordered=True)) == "shop-m.fifo"
 
 
