@@ -22,7 +22,7 @@ from cloudq.clock import Clock, SystemClock
 from cloudq.context import Context
 from cloudq.deadletters import ROOM
 from cloudq.delay import route
-from cloudq.driver import Driver, Limits, Outgoing, Part, Queue
+from cloudq.driver import Driver, Outgoing, Part, Queue
 from cloudq.durations import Duration, seconds
 from cloudq.envelope import VERSION, Envelope, encode, valid_task_name
 from cloudq.errors import (
@@ -67,6 +67,16 @@ class _Decorator(Protocol):
 class _Connection:
     driver: Driver
     sender: Sender
+
+
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """A message as it will travel, by which sender and to where."""
+
+    sender: Sender
+    queue: Queue
+    outgoing: Outgoing
+    due: float | None
 
 
 class Observer(Protocol):
@@ -289,7 +299,7 @@ class CloudQ:
                 break
         if self._observer is not None:
             self._observer.returning()
-        return _confirmed(position, failures)
+        return _all_confirmed(position, failures)
 
     async def aenqueue_many(self, messages: Iterable[Message]) -> int:
         """As `enqueue_many`, without blocking the event loop."""
@@ -304,49 +314,59 @@ class CloudQ:
                 break
         if self._observer is not None:
             await self._observer.areturning()
-        return _confirmed(position, failures)
+        return _all_confirmed(position, failures)
 
     def new_id(self) -> str:
         """Return a new task id: random, 32 hexadecimal digits."""
         return f"{self.draw.getrandbits(128):032x}" if self._ids_drawn else uuid.uuid4().hex
 
     async def _enqueue_chunk(self, chunk: list[Message]) -> dict[int, EnqueueError]:
-        results = await asyncio.gather(*(self._enqueue(message) for message in chunk), return_exceptions=True)
         failures: dict[int, EnqueueError] = {}
-        for index, result in enumerate(results):
-            if isinstance(result, EnqueueError):
-                failures[index] = result
-            elif isinstance(result, (ConfigError, ArgumentsError)):
-                raise result  # a mistake of the program, not of this moment
-            elif isinstance(result, BaseException):
-                failures[index] = EnqueueUnknown(chunk[index].task_id, f"the enqueue failed: {result!r}")
-                failures[index].__cause__ = result
+        composed: dict[int, _Composed] = {}
+        for index, message in enumerate(chunk):
+            try:
+                composed[index] = self._compose(message)
+            except EnqueueError as error:
+                failures[index] = error
+        by_sender: dict[Sender, list[int]] = {}
+        for index, ready in composed.items():
+            by_sender.setdefault(ready.sender, []).append(index)
+
+        async def send(sender: Sender, indices: list[int]) -> None:
+            failed = await sender.send_many([(composed[index].queue, composed[index].outgoing) for index in indices])
+            for position, index in enumerate(indices):
+                error = failed.get(position)
+                if error is None:
+                    self._confirmed(chunk[index], composed[index])
+                else:
+                    failures[index] = _told(chunk[index], composed[index].queue, error)
+
+        await asyncio.gather(*(send(sender, indices) for sender, indices in by_sender.items()))
         return failures
 
     async def _enqueue(self, message: Message) -> Receipt:
-        if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  not everybody runs a type checker
-            raise ArgumentsError(f"{message!r} is no message. Make one with task.message(...), or call task.enqueue(...).")
-        logical = message.task.queue
-        connection = self._connection(self.url_of(logical))
-        queue, outgoing, due = self._compose(message, connection.driver.limits)
+        composed = self._compose(message)
         try:
-            await connection.sender.send(queue, outgoing)
+            await composed.sender.send(composed.queue, composed.outgoing)
         except asyncio.CancelledError as error:
             raise EnqueueUnknown(message.task_id, "the application was closed meanwhile") from error
-        except OutcomeUnknown as error:
-            raise EnqueueUnknown(message.task_id, str(error).rstrip(".")) from error
         except DriverError as error:
-            raise EnqueueRejected(
-                f"{message.task.name} was surely not queued on {queue.physical}: {str(error).rstrip('.')}. When that is "
-                f"mended, enqueue it again."
-            ) from error
+            raise _told(message, composed.queue, error) from error
+        return self._confirmed(message, composed)
+
+    def _confirmed(self, message: Message, composed: _Composed) -> Receipt:
+        logical = message.task.queue
         self.events.emit(Event(Name.ENQUEUED, self.clock.time(), logical, message.task.name, message.task_id))
-        receipt = Receipt(message.task_id, logical, due)
+        receipt = Receipt(message.task_id, logical, composed.due)
         if self._observer is not None:
             self._observer.enqueued(message, receipt)
         return receipt
 
-    def _compose(self, message: Message, limits: Limits) -> tuple[Queue, Outgoing, float | None]:
+    def _compose(self, message: Message) -> _Composed:
+        if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  not everybody runs a type checker
+            raise ArgumentsError(f"{message!r} is no message. Make one with task.message(...), or call task.enqueue(...).")
+        connection = self._connection(self.url_of(message.task.queue))
+        limits = connection.driver.limits
         task, options, now = message.task, message.options, self.clock.time()
         settings = self.settings.queue(task.queue)
         if options.priority not in settings.priorities:
@@ -391,7 +411,8 @@ class CloudQ:
         first = route(delay, limits, options.ordering_key, ordered=settings.ordered)
         queue = self.address(task.queue, first.part, options.priority)
         refuse_impossible(queue, limits)
-        return queue, Outgoing(body, envelope.message_id, first.delay, envelope.group), due
+        outgoing = Outgoing(body, envelope.message_id, first.delay, envelope.group)
+        return _Composed(connection.sender, queue, outgoing, due)
 
     # Connections ------------------------------------------------------------------------------------------------------
 
@@ -445,7 +466,21 @@ class CloudQ:
             self._tasks = set()
 
 
-def _confirmed(attempted: int, failures: dict[int, EnqueueError]) -> int:
+def _told(message: Message, queue: Queue, error: DriverError) -> EnqueueError:
+    """Return what a caller of `enqueue` is told of a driver's error, which is its cause."""
+    text = str(error).rstrip(".")
+    told: EnqueueError = (
+        EnqueueUnknown(message.task_id, text)
+        if isinstance(error, OutcomeUnknown)
+        else EnqueueRejected(
+            f"{message.task.name} was surely not queued on {queue.physical}: {text}. When that is mended, enqueue it again."
+        )
+    )
+    told.__cause__ = error
+    return told
+
+
+def _all_confirmed(attempted: int, failures: dict[int, EnqueueError]) -> int:
     if failures:
         raise PartialEnqueueError(failures, attempted)
     return attempted

@@ -25,7 +25,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One task on its way. Times are seconds since the epoch, UTC.
 
     `type` is the task's name and `data` its arguments by name, as JSON. `generation` counts the copies that were made of it
-    (for a delay or a retry that the provider cannot hold), and `attempts` how often it may have run before this copy.
+    (for a delay or a retry that the provider cannot hold), `attempts` how often it may have run before this copy, and
+    `offers` how often a worker that does not know the task handed it back before.
     """
 
     cloudq: int
@@ -40,6 +41,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str | None = None
     generation: int = 0
     attempts: int = 0
+    offers: int = 0
     #: When the first copy was due: where a retry is a copy, `due` moves on, and the age of the task does not.
     since: float | None = None
 
@@ -132,8 +134,8 @@ def decode(body: bytes) -> Envelope | Unreadable | Newer:
         return Unreadable(f"the task name {envelope.type[:120]!r} is not a name")
     if any(not 0 <= at <= _LATEST for at in (envelope.time, envelope.due, envelope.expires) if at is not None):
         return Unreadable("time, due and expires are seconds since the epoch")
-    if envelope.generation < 0 or envelope.attempts < 0:
-        return Unreadable("generation and attempts cannot be negative")
+    if envelope.generation < 0 or envelope.attempts < 0 or envelope.offers < 0:
+        return Unreadable("generation, attempts and offers cannot be negative")
     return envelope
 
 
@@ -146,15 +148,29 @@ def _newer(body: bytes) -> Newer | None:
     return Newer(version) if version > VERSION else None
 
 
-def copy(body: bytes, *, generation: int, attempts: int, due: float | None, since: float | None = None) -> bytes:
-    """Return the body of a copy. Every other field stays as it was written, also those that this version does not know."""
+def copy(
+    body: bytes,
+    *,
+    generation: int,
+    attempts: int,
+    due: float | None,
+    since: float | None = None,
+    offers: int | None = None,
+) -> bytes:
+    """Return the body of a copy. What is None stays as it was written, as does every field that this version does not know."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    changes: dict[str, object] = {"generation": generation, "attempts": attempts, "due": due, "since": since}
+    changes: dict[str, object] = {
+        "generation": generation,
+        "attempts": attempts,
+        "due": due,
+        "since": since,
+        "offers": offers,
+    }
     return _encoder.encode({**fields, **{key: value for key, value in changes.items() if value is not None}})
 
 
 def anew(body: bytes, *, generation: int, now: float) -> bytes:
     """Return the body of a task that begins again: no attempts, born now, due at once, and without the expiry it had."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    kept = {name: value for name, value in fields.items() if name not in ("attempts", "due", "expires")}
+    kept = {name: value for name, value in fields.items() if name not in ("attempts", "offers", "due", "expires")}
     return _encoder.encode({**kept, "generation": generation, "since": now})

@@ -122,6 +122,8 @@ class Resend:
     attempts: int
     #: Why it was not run, where it was not.
     reason: str = ""
+    #: How often it was offered to workers that do not know its task, where this is one of them.
+    offers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def admit(
             pass
     if policy is None:
         return _not_mine(
-            max(reading.generation, delivery.deliveries),
+            reading.offers + delivery.deliveries,
             unknown_grace,
             reading,
             delivery,
@@ -279,6 +281,6 @@ def _not_mine(
     what = "a newer envelope" if envelope is None else f"the task {envelope.type!r}"
     reason = f"this worker does not know {what}; it is offered again, for {max(0.0, grace - waited):.0f} s more"
     if envelope is not None and envelope.ordering_key is None:
-        return Resend(delay, envelope.attempts + delivery.deliveries - 1, reason)
+        return Resend(delay, envelope.attempts + delivery.deliveries - 1, reason, offers)
     # Counted, although it was not run: the count is all that ends the offers.
     return GiveBack(min(delay, limits.release_delay), reason=reason)

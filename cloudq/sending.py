@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cloudq.batching import Batcher, Spawn
@@ -24,6 +25,12 @@ class _Item:
     done: asyncio.Future[None]
     #: The driver was asked to send it: from here on, no answer means that it may have arrived.
     handed_over: bool = False
+
+
+def _overdue(queue: Queue, item: _Item, deadline: float) -> DriverError:
+    if item.handed_over:
+        return OutcomeUnknown(f"{queue.physical}: no confirmation within {deadline:g} s")
+    return Unavailable(f"{queue.physical}: not sent within {deadline:g} s, behind sends without an answer")
 
 
 def message_size(message: Outgoing) -> int:
@@ -48,16 +55,34 @@ class Sender:
         Raises a DriverError when it did not: OutcomeUnknown when the message may have arrived, any other when it surely has
         not. Throttling and unreachability are tried again until `deadline` seconds have passed.
         """
+        item = self._add(queue, message, deadline)
+        try:
+            async with asyncio.timeout(deadline):
+                await item.done
+        except TimeoutError as error:
+            raise _overdue(queue, item, deadline) from error
+
+    async def send_many(self, messages: Sequence[tuple[Queue, Outgoing]], deadline: float = DEADLINE) -> dict[int, DriverError]:
+        """Return, by position, what was not confirmed, as `send` would raise it. One timer and one waiter for all of them."""
+        items = [self._add(queue, message, deadline) for queue, message in messages]
+        try:
+            await asyncio.wait([item.done for item in items], timeout=deadline)
+        finally:
+            late = [position for position, item in enumerate(items) if item.done.cancel()]
+        failures: dict[int, DriverError] = {
+            position: _overdue(messages[position][0], items[position], deadline) for position in late
+        }
+        for position, item in enumerate(items):
+            if position not in failures and (error := item.done.exception()) is not None:
+                assert isinstance(error, DriverError), "_until_settled sets no other"
+                failures[position] = error
+        return failures
+
+    def _add(self, queue: Queue, message: Outgoing, deadline: float) -> _Item:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         item = _Item(message, self._clock.monotonic() + deadline, done)
         self._batcher(queue).add(item)
-        try:
-            async with asyncio.timeout(deadline):
-                await done
-        except TimeoutError as error:
-            if item.handed_over:
-                raise OutcomeUnknown(f"{queue.physical}: no confirmation within {deadline:g} s") from error
-            raise Unavailable(f"{queue.physical}: not sent within {deadline:g} s, behind sends without an answer") from error
+        return item
 
     def _batcher(self, queue: Queue) -> Batcher[_Item]:
         batcher = self._batchers.get(queue)

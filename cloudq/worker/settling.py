@@ -230,6 +230,7 @@ class Settler:
             attempts=resend.attempts,
             due=round(due, 3),
             since=envelope.born,
+            offers=resend.offers,
         )
         target = station.queue if first.part is Part.MAIN else station.delay
         return target, Outgoing(body, f"{envelope.id}:{generation}", first.delay, envelope.group)

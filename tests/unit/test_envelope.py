@@ -27,6 +27,7 @@ def envelopes(draw):
         ordering_key=draw(st.none() | st.text(min_size=1, max_size=8)),
         generation=draw(st.integers(0, 100)),
         attempts=draw(st.integers(0, 100)),
+        offers=draw(st.integers(0, 100)),
     )
 
 
@@ -53,6 +54,8 @@ def test_a_copy_changes_its_numbers_and_nothing_else(envelope, generation, attem
     copied = copy(body, generation=generation, attempts=attempts, due=None)
     again = decode(copied)
     assert again == msgspec.structs.replace(envelope, generation=generation, attempts=attempts)
+    offered = decode(copy(body, generation=generation, attempts=attempts, due=None, offers=3))
+    assert offered == msgspec.structs.replace(again, offers=3)
     assert msgspec.json.decode(copied)["later_field"] == {"kept": [1, 2]}
 
 

@@ -116,9 +116,13 @@ def test_what_another_version_may_know_is_offered_for_the_grace_with_growing_del
 
 
 def test_offers_of_an_unknown_task_are_not_attempts():
-    verdict = admitted(envelope(attempts=1, generation=4), delivery(1), policy=None)
-    assert verdict == Resend(verdict.delay, 1, verdict.reason)
+    verdict = admitted(envelope(attempts=1, offers=4), delivery(1), policy=None)
+    assert verdict == Resend(80.0, 1, verdict.reason, offers=5)
     assert "'x'" in verdict.reason
+
+
+def test_copies_made_for_a_long_delay_are_no_offers():
+    assert admitted(envelope(generation=80), delivery(1), policy=None).delay == 5.0
 
 
 def test_success_is_acked_and_rejection_buried():
@@ -186,7 +190,7 @@ def test_the_longest_release_delay_is_still_a_release():
 
 def test_a_short_grace_is_kept_too():
     def offered(number, grace):
-        return admit(envelope(generation=number), delivery(1), None, SQLITE, NOW, grace)
+        return admit(envelope(offers=number - 1), delivery(1), None, SQLITE, NOW, grace)
 
     assert offered(1, 5.0).delay == 5
     assert offered(2, 5.0).kind is Kind.UNKNOWN_TASK
@@ -217,7 +221,7 @@ def test_the_reasons_give_the_numbers():
 
 def test_an_unknown_task_is_offered_after_these_delays():
     def offered(number):
-        return admitted(envelope(generation=number), delivery(1), policy=None)
+        return admitted(envelope(offers=number - 1), delivery(1), policy=None)
 
     assert [offered(number).delay for number in range(1, 18)] == [5, 10, 20, 40, 80, 160, *[300] * 10, 285]
     assert offered(18) == Bury(Kind.UNKNOWN_TASK, "no worker knew the task 'x' while it was offered for 3600 s")

@@ -49,7 +49,7 @@ async def bury(app, count, kind=Kind.FAILED, *, bodies=None, reason="no such add
         dead = app.address("mail", Part.DEAD)
         for number in range(count):
             message = task.options(priority="high", expires="1s").message(f"{number}@x")
-            _, outgoing, _ = app._compose(message, driver.limits)
+            outgoing = app._compose(message).outgoing
             body = bodies[number] if bodies else outgoing.body
             delivery = Delivery(dead, body, None, 3, 0.0)
             record = write(
@@ -314,7 +314,7 @@ async def test_the_ordering_key_comes_along(clock):
     app = CloudQ(f"memory://redrive-{next(numbers)}", queues={"mail": {"ordered": True}}, clock=clock)
     task = app.task(queue="mail", name="send")(lambda: None)
     async with app.driver(app.url_of("mail")) as driver:
-        _, outgoing, _ = app._compose(task.options(ordering_key="k").message(), driver.limits)
+        outgoing = app._compose(task.options(ordering_key="k").message()).outgoing
         assert not await driver.send(app.address("mail", Part.DEAD), [outgoing])
     await redrive(app, "mail", Wanted(), limit=10)
     assert [delivery.group for delivery in await received(app, Part.MAIN)] == ["k"]
