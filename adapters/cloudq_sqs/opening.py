@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cloudq.clock import Clock
-from cloudq_sqs import local
 from cloudq_sqs.driver import SQSDriver
+from cloudq_sqs.local import LOCAL as EMULATOR
 from cloudq_sqs.options import LOCAL, read
 
 
@@ -16,5 +16,6 @@ def open_sqs(place: str, query: Mapping[str, str], clock: Clock) -> SQSDriver:
     options = read(place, query)
     if place == LOCAL:
         # The emulator looks at no signature; its account is fixed.
-        options = replace(options, endpoint=local.endpoint(options.port), account="000000000000", keys=("local", "local"))
+        endpoint = f"http://{EMULATOR.ensure(options.port)}"
+        options = replace(options, endpoint=endpoint, account="000000000000", keys=("local", "local"))
     return SQSDriver(options, clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -19,6 +20,9 @@ from cloudq.driver import Part, Queue
 from cloudq_local.facts import MEMORY
 from cloudq_local.memory import MemoryBroker, _brokers, connect
 from cloudq_local.sqlite import SQLiteDriver
+from cloudq_pubsub.driver import PubSubDriver
+from cloudq_pubsub.emulator import Server as PubSubServer
+from cloudq_pubsub.options import Options as PubSubOptions
 from cloudq_sqs import provision
 from cloudq_sqs.driver import SQSDriver
 from cloudq_sqs.emulator import Server
@@ -170,14 +174,61 @@ class Foreign(SQS):
         await asyncio.sleep(seconds)  # the server has no other clock
 
 
-@pytest.fixture(params=[SQLite, Memory, Composing, SQS], ids=lambda kind: kind.__name__)
+class PubSub(LocalHarness):
+    """The SDK over a socket: the shipped emulator, on a clock that the test moves."""
+
+    lease = 10.0  # the shortest there is
+    tick = 1.0
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.server = PubSubServer(clock=self.clock).start()
+        self.endpoint = self.server.endpoint
+
+    def close(self):
+        self.server.stop()
+
+    def url(self):
+        return f"pubsub://test-project?endpoint=http://{self.endpoint}"
+
+    @asynccontextmanager
+    async def open(self):
+        driver = PubSubDriver(PubSubOptions(project="test-project", endpoint=self.endpoint, plain=True), self.clock)
+        yield driver
+        await driver.aclose()
+
+    async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
+        queue = await super().queue(part, ordered=ordered, dedup=dedup)
+        async with self.open() as driver:
+            await driver.create([queue])
+        return queue
+
+    async def pass_time(self, seconds):
+        await super().pass_time(seconds)
+        self.server.look()
+
+    def app(self, **queues):
+        settings = {name: {"lease": self.lease, **settings} for name, settings in queues.items()}
+        app = CloudQ(self.url(), namespace=f"n{next(numbers)}", queues=settings, draw=random.Random(1))
+
+        async def create():
+            async with self.open() as driver:
+                for name in queues:
+                    await driver.create(app.addresses(name))
+
+        with ThreadPoolExecutor() as pool:
+            pool.submit(asyncio.run, create()).result()
+        return app
+
+
+@pytest.fixture(params=[SQLite, Memory, Composing, SQS, PubSub], ids=lambda kind: kind.__name__)
 def harness(request, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     made = request.param(tmp_path)
     yield made
-    if isinstance(made, SQS):
+    if isinstance(made, (SQS, PubSub)):
         made.close()
 
 

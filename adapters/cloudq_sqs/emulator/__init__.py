@@ -23,27 +23,13 @@ For tests, it counts requests, moves its clock and fails as planned: over HTTP u
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-
-from cloudq_sqs.emulator.faults import Fault, Plan, Requests
-from cloudq_sqs.emulator.server import MovedClock, Server
+from cloudq.emulation import MovedClock, Plan, run
+from cloudq_sqs.emulator.faults import Fault, Requests
+from cloudq_sqs.emulator.server import Server
 
 __all__ = ["Fault", "MovedClock", "Plan", "Requests", "Server", "serve"]
 
 
-def serve(port: int = 9324, *, linger: float | None = None) -> None:
-    """Listen on 127.0.0.1 until interrupted, or until `linger` seconds after the last request. OSError: the port is taken."""
-
-    async def run() -> None:
-        server = Server(port)
-        serving = asyncio.ensure_future(server.serve())
-        while linger is not None and not serving.done() and (rest := server.idle_until(linger)) > 0:
-            await asyncio.wait([serving], timeout=rest)
-        if linger is not None and not serving.done():
-            serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
-
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run())
+def serve(port: int = 9324) -> None:
+    """Listen on 127.0.0.1 until interrupted. OSError: the port is taken."""
+    run(Server(port))

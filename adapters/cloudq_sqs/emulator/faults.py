@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
+
+from cloudq import emulation
 
 #: AWS price list: every 64 KB of payload is a request.
 CHUNK = 65_536
 
 
 @dataclass
-class Fault:
-    """One way to fail. The first of a plan that applies to a request is what happens to it.
+class Fault(emulation.Fault):
+    """`entries`, of a batch: those positions fail with the code, the others are done.
 
-    `entries`, of a batch: those positions fail with the code, the others are done. Without them, `kind` says what happens:
-    "error" answers with the code and does nothing, "lost" does the work and closes the connection instead of answering,
-    "reset" closes it and does nothing, "slow" answers `seconds` late.
+    Without them, `kind` says what happens: "error" answers with the code and does nothing, "lost" does the work and closes the
+    connection instead of answering, "reset" closes it and does nothing, "slow" answers `seconds` late.
     """
 
-    action: str = "*"
+    _: KW_ONLY
     kind: Literal["error", "lost", "reset", "slow"] = "error"
     code: str = "RequestThrottled"
     status: int = 400
     entries: Sequence[int] = ()
     seconds: float = 0.0
-    #: Of the requests that it fits.
-    share: float = 1.0
-    #: Passes over so many first.
-    skip: int = 0
-    #: Then happens so often at the most; 0 for no end.
-    times: int = 0
 
-
-class Plan:
-    """Faults in the order in which they are asked, with a chance of their own that repeats."""
-
-    def __init__(self, faults: Sequence[Fault] = (), seed: int = 0) -> None:
-        """`seed` makes shares of requests the same ones in each run."""
-        self._faults = [(fault, Counter[str]()) for fault in faults]
-        self._draw = random.Random(seed)
-        #: How often each kind happened.
-        self.happened: Counter[str] = Counter()
-
-    def next(self, action: str) -> Fault | None:
-        """Say what happens to this request."""
-        for fault, count in self._faults:
-            if fault.action not in ("*", action) or (fault.share < 1 and self._draw.random() >= fault.share):
-                continue
-            if count["passed"] < fault.skip:
-                count["passed"] += 1
-            elif not fault.times or count["done"] < fault.times:
-                count["done"] += 1
-                self.happened["entries" if fault.entries else fault.kind] += 1
-                return fault
-        return None
+    @property
+    def name(self) -> str:
+        """Under what it is counted."""
+        return "entries" if self.entries else self.kind
 
 
 @dataclass

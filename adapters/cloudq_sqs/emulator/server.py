@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from cloudq.clock import Clock, SystemClock
+from cloudq.clock import Clock
+from cloudq.emulation import EmulatorServer, Plan
 from cloudq_sqs.emulator.broker import Queue, Refusal
-from cloudq_sqs.emulator.faults import Fault, Plan, Requests
+from cloudq_sqs.emulator.faults import Fault, Requests
 from cloudq_sqs.emulator.service import Answer, Service, Wait
 
 #: The names under which the errors of the model were known before the JSON protocol. SDKs tell these as `Error.Code`.
@@ -46,27 +47,8 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-class MovedClock:
-    """The machine's clock, and ahead of it by as much as somebody asked for."""
-
-    def __init__(self) -> None:
-        self._real = SystemClock()
-        self.ahead: float = 0.0
-
-    def time(self) -> float:
-        """Return seconds since the epoch."""
-        return self._real.time() + self.ahead
-
-    def monotonic(self) -> float:
-        """Return seconds on a clock that never steps back."""
-        return self._real.monotonic() + self.ahead
-
-
-class Server:
-    """An emulator that listens. `start()` from anywhere, `serve()` on a loop of your own.
-
-    Everything is under `lock` when it is touched from another thread than the server's.
-    """
+class Server(EmulatorServer):
+    """An emulator that listens: `start()` from anywhere, `serve()` on a loop of your own."""
 
     def __init__(
         self,
@@ -78,26 +60,18 @@ class Server:
         latency: float = 0.0,
     ) -> None:
         """Port 0 takes a free one. `latency` delays every answer by so many seconds, without costing throughput."""
-        self.clock: Clock = clock or MovedClock()
+        super().__init__(port, clock)
         self.service: Service = Service(self.clock, region=region, account=account)
         self.service.on_visible = self._ring
         self.requests: Requests = Requests()
-        self.plan: Plan = Plan()
+        self.plan: Plan[Fault] = Plan()
         self.latency: float = latency
         #: By access key, the actions it may use; a key that is not here may use all.
         self.policies: dict[str, frozenset[str]] = {}
-        #: When the last request came in, on the machine's monotonic clock.
-        self.last_request: float = time.monotonic()  # noqa: TID251  as above all that ends it
-        self.lock: threading.RLock = threading.RLock()
-        self._port = port
         self.connections: set[asyncio.Transport] = set()
         self._waiting: dict[Queue, list[_Standing]] = defaultdict(list)
         self._timers: dict[Queue, asyncio.TimerHandle] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._listening = threading.Event()
-        self._end: asyncio.Event | None = None
-        self._error: BaseException | None = None
+        self._server: asyncio.Server | None = None
 
     # Life -------------------------------------------------------------------------------------------------------------
 
@@ -106,80 +80,29 @@ class Server:
         """What an SDK takes as `endpoint_url`."""
         return self.service.base
 
-    def start(self) -> Server:
-        """Listen, on a thread of its own. Returns when connections are taken."""
-        self._thread = threading.Thread(target=self._run, name="cloudq-sqs-emulator", daemon=True)
-        self._thread.start()
-        self._listening.wait()
-        if self._error is not None:
-            raise self._error
-        return self
+    async def listen(self) -> int:
+        """Take connections."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port, backlog=1024)
+        port = int(self._server.sockets[0].getsockname()[1])
+        self.service.base = f"http://127.0.0.1:{port}"
+        return port
 
-    def stop(self) -> None:
-        """End the thread that `start` made; a second call does nothing. What the queues hold is gone."""
-        if self._loop is not None and self._end is not None and self._thread is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._end.set)
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self.serve())
-        except OSError as error:
-            self._error = error
-            self._listening.set()
-
-    async def serve(self) -> None:
-        """Listen until `stop`, or until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        self._end = asyncio.Event()
-        server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", self._port, backlog=1024)
-        self._port = server.sockets[0].getsockname()[1]
-        self.service.base = f"http://127.0.0.1:{self._port}"
-        self._listening.set()
-        try:
-            async with server:
-                await self._end.wait()
-        finally:
-            for timer in self._timers.values():
-                timer.cancel()
-            for connection in list(self.connections):
-                connection.abort()
-            await asyncio.sleep(0)  # the aborts are carried out in the next turn
-
-    def idle_until(self, linger: float) -> float:
-        """Return in how many seconds the last request will be `linger` seconds ago."""
-        return self.last_request + linger - time.monotonic()  # noqa: TID251  as below
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock, and let what is due by then happen. Callable from any thread."""
-        if not isinstance(self.clock, MovedClock):
-            raise TypeError("this emulator was given a clock of its own: move that, then call `look`")
-        with self.lock:
-            self.clock.ahead += seconds
-        self.look()
-
-    def look(self) -> None:
-        """Look at the clock anew. Callable from any thread; returns when it was done."""
-        loop = self._loop
-        if loop is None:
-            return
-        if threading.current_thread() is self._thread:
-            self._look_at_all()
-            return
-        done = threading.Event()
-
-        def look() -> None:
-            self._look_at_all()
-            done.set()
-
-        loop.call_soon_threadsafe(look)
-        done.wait(5)
+    async def close(self) -> None:
+        """Drop every connection."""
+        if self._server is not None:
+            self._server.close()
+        for timer in self._timers.values():
+            timer.cancel()
+        for connection in list(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)  # the aborts are carried out in the next turn
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def answer(self, action: str, caller: str, region: str, body: bytes) -> tuple[int, Answer | Wait, Fault | None]:
         """Carry out one request: status, answer, and what should go wrong with the answering."""
-        self.last_request = time.monotonic()  # noqa: TID251  a moved clock must not end it
+        self.asked()
         self.requests.count(action, caller, len(body))
         fault = self.plan.next(action)
         try:
@@ -283,12 +206,8 @@ class Server:
         standing.connection.reply(200, {})
 
     def _ring(self, queue: Queue) -> None:
-        if not self._waiting[queue] or self._loop is None:
-            return
-        if threading.current_thread() is self._thread:
-            self._loop.call_soon(self._serve_waiting, queue)
-        else:
-            self._loop.call_soon_threadsafe(self._serve_waiting, queue)
+        if self._waiting[queue]:
+            self.on_loop(partial(self._serve_waiting, queue))
 
     def _serve_waiting(self, queue: Queue) -> None:
         waiting = self._waiting[queue]
@@ -317,7 +236,8 @@ class Server:
         if due is not None:
             self._timers[queue] = loop.call_later(max(0.0, due - self.clock.time()), self._serve_waiting, queue)
 
-    def _look_at_all(self) -> None:
+    def look_at_all(self) -> None:
+        """Let moves go on, and serve the receives that wait."""
         with self.lock:
             self.service.advance_moves()
         for queue in list(self._waiting):

@@ -1,0 +1,27 @@
+"""`pubsub://local`: where the emulator is, and whether it is one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import grpc
+
+from cloudq.emulation import LocalEmulator
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2.0).close()
+    except OSError:
+        return False
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            ask: Callable[..., bytes] = channel.unary_unary("/cloudq.emulator.Tools/state")
+            ask(b"", timeout=2.0)
+        except grpc.RpcError as error:
+            raise LOCAL.taken(port) from error
+    return True
+
+
+LOCAL = LocalEmulator("pubsub", "cloudq_pubsub.emulator", _answers)

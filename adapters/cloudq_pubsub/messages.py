@@ -1,0 +1,39 @@
+"""What stands in a Pub/Sub message: the body as data, attributes as attributes, there and back.
+
+A message has data or at least one attribute (API PubsubMessage), and at most 100 attributes (docs, quotas, resource limits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.pubsub_v1 import types
+
+from cloudq.driver import RECORD, Outgoing
+
+#: docs, quotas, resource limits.
+MOST_ATTRIBUTES = 100
+#: Stands on a message that has neither a body nor attributes.
+EMPTY = "cloudq-empty"
+
+#: The protocol buffer class: the SDK's own wrapper around it costs more than the call.
+_Message: Any = types.PubsubMessage.pb()
+
+
+def to_message(message: Outgoing) -> Any:
+    """Return the message to publish."""
+    attributes = dict(message.attributes)
+    if len(attributes) > MOST_ATTRIBUTES:
+        # Only a message from elsewhere has a hundred of its own. All of it is kept; the reason is in the log alone.
+        del attributes[RECORD]
+    if not message.body and not attributes:
+        attributes[EMPTY] = "1"
+    return _Message(data=message.body, attributes=attributes, ordering_key=message.group or "")
+
+
+def from_attributes(found: Mapping[str, str]) -> dict[str, str]:
+    """Return attributes as the core has them."""
+    attributes = dict(found)
+    attributes.pop(EMPTY, None)
+    return attributes
