@@ -7,6 +7,8 @@ it is known whether trying again can duplicate something.
 
 from __future__ import annotations
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The SDK names types of protobuf and google.api_core that are not typed themselves.
 import asyncio
 import contextlib
 import math
@@ -58,8 +60,8 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
-#: In a publish request, beside the bytes of the messages: the topic's name, and some bytes for each message.
-_OVERHEAD, _PER_MESSAGE = 512, 6
+#: In a publish request, beside the bytes of each message: its tag and length.
+_PER_MESSAGE = 6
 
 _PublishRequest, _PullRequest = cast("Any", types.PublishRequest), cast("Any", types.PullRequest)
 _raw_publish: Any = types.PublishRequest.pb()
@@ -376,7 +378,7 @@ def _requests(topic: str, batch: Sequence[Outgoing]) -> list[list[tuple[list[int
         size = message.ByteSize() + _PER_MESSAGE
         chain = chains.setdefault(outgoing.group, [])
         total = sizes.get(outgoing.group, 0) + size
-        if not chain or len(chain[-1][0]) == LIMITS.send_count or total > LIMITS.send_bytes - _OVERHEAD:
+        if not chain or len(chain[-1][0]) == LIMITS.send_count or total > LIMITS.send_bytes:
             chain.append(([], _raw_publish(topic=topic)))
             total = size
         sizes[outgoing.group] = total

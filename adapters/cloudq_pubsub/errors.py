@@ -7,6 +7,8 @@ request had left, so of a publish it says nothing about whether the messages are
 
 from __future__ import annotations
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The SDK names types of protobuf and google.api_core that are not typed themselves.
 from collections.abc import Mapping
 from typing import cast
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The SDK names types of protobuf and google.api_core that are not typed themselves.
 import socket
 from collections.abc import Callable
 

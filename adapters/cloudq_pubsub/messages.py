@@ -5,6 +5,8 @@ A message has data or at least one attribute (API PubsubMessage), and at most 10
 
 from __future__ import annotations
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# The SDK names types of protobuf and google.api_core that are not typed themselves.
 from collections.abc import Mapping
 from typing import Any
 

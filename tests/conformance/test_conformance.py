@@ -199,8 +199,9 @@ class PubSub(LocalHarness):
 
     async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
         queue = await super().queue(part, ordered=ordered, dedup=dedup)
+        dead = replace(queue, physical=f"{queue.physical}-dlq", part=Part.DEAD, ordered=False)
         async with self.open() as driver:
-            await driver.create([queue])
+            await driver.create([queue, dead])  # attempts are counted with a dead-letter policy alone
         return queue
 
     async def pass_time(self, seconds):

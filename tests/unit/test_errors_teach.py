@@ -284,7 +284,7 @@ def a_provider_that_is_misspelt():
 
 @case
 def a_provider_whose_adapter_is_not_here_yet():
-    shop("pubsub://shop")[1].enqueue(42)
+    shop("servicebus://shop")[1].enqueue(42)
 
 
 @case

@@ -319,7 +319,10 @@ class Subscription:
         What was published after a snapshot was made is unacknowledged.
         """
         for held in list(self._all.values()):
-            wanted = held.published >= to if isinstance(to, float) else held.number in to.unacked or held.published > to.at
+            if isinstance(to, Snapshot):
+                wanted = held.number in to.unacked or held.published > to.at
+            else:
+                wanted = held.published >= to
             if wanted and held.acked:
                 held.acked = False
                 self._offer(held)

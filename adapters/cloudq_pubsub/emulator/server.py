@@ -132,7 +132,7 @@ class Server(EmulatorServer):
                 _fail_after(fault, failed)
             except Refusal as refusal:
                 await self._latency()
-                await context.abort(refusal.code, refusal.message, refusal.trailer())
+                return await context.abort(refusal.code, refusal.message, refusal.trailer())
             await self._latency()
             return answer
 

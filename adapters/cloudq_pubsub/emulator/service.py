@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf import empty_pb2, field_mask_pb2
 from google.pubsub_v1 import types
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]  has none
 
 from cloudq.clock import Clock
 from cloudq_pubsub.emulator.broker import DEADLINE, DEADLINES, RETENTIONS, Held, Snapshot, Subscription
@@ -129,7 +129,7 @@ class Service:
             _check_message(message)
         if len({message.ordering_key for message in messages}) > 1:  # API PubsubMessage.ordering_key
             raise _refuse("In a single publish request, all messages must have the same ordering key or no key at all.")
-        size = sum(message.ByteSize() for message in messages)
+        size = request.ByteSize()
         if size > BATCH_BYTES:
             raise _refuse(f"Request payload size exceeds the limit: {BATCH_BYTES} bytes.")
         self.requests.published += max(SMALLEST, size)
@@ -436,7 +436,7 @@ def _check_name(path: str, kind: str) -> None:
 def _check_message(message: Any) -> None:
     if not message.data and not message.attributes:  # API PubsubMessage
         raise _refuse("Some messages in the request contain neither data nor attributes.")
-    if message.ByteSize() > BATCH_BYTES:
+    if len(message.data) > BATCH_BYTES:
         raise _refuse(f"Message size exceeds the limit: {BATCH_BYTES} bytes.")
     if len(message.attributes) > ATTRIBUTES:
         raise _refuse(f"A message has at most {ATTRIBUTES} attributes.")
