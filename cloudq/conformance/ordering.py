@@ -25,9 +25,9 @@ async def a_group_waits_for_its_leased_head(harness: Harness) -> None:
     async with harness.open() as driver, harness.open() as other:
         need(driver.limits.native_order, "no native order")
         queue = await harness.queue(ordered=True)
-        await send(driver, queue, [message(0, group="a"), message(1, group="a"), message(2, group="b")])
+        await send(driver, queue, [message(0, group="a"), message(1, group="a")])
         head = await receive_one(driver, queue)
-        assert head.group == "a"
+        await send(driver, queue, [message(2, group="b")])  # later: which group comes first, nobody promises
         assert [delivery.group for delivery in await other.receive(queue, 10, 1.0)] == ["b"]
         await driver.ack(queue, [head])
         assert (await receive_one(other, queue)).body == message(1).body

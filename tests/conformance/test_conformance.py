@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from cloudq_sqs.emulator import Server
 from cloudq_sqs.options import Options
 from conftest import missing
 from support.clocks import JumpingClock
-from support.foreign import LOCALSTACK, localstack, moto
+from support.foreign import LOCALSTACK, google_pubsub, google_pubsub_jar, localstack, moto
 
 numbers = itertools.count()
 
@@ -44,8 +45,11 @@ class LocalHarness:
         self.clock = JumpingClock()
         self.directory = directory
 
+    #: Of the queues for driver scenarios.
+    seconds = 30.0
+
     async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
-        return Queue("main", f"t-{next(numbers)}", part, ordered=ordered, lease=30.0, dedup=dedup)
+        return Queue("main", f"t-{next(numbers)}", part, ordered=ordered, lease=self.seconds, dedup=dedup)
 
     async def pass_time(self, seconds):
         self.clock.advance(seconds)
@@ -153,27 +157,6 @@ class SQS:
         return app
 
 
-class Foreign(SQS):
-    """The same SDK, against a server of somebody else, in real time."""
-
-    def __init__(self, endpoint):
-        self.clock = SystemClock()
-        self.endpoint = endpoint
-        self.options = Options(region="us-east-1", endpoint=endpoint, keys=("test", "test"))
-
-    def close(self):
-        pass
-
-    async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
-        queue = Queue("main", f"t-{next(numbers)}", part, ordered=ordered, lease=self.lease, dedup=dedup)
-        async with self.open() as driver:
-            await driver.create([queue])
-        return queue
-
-    async def pass_time(self, seconds):
-        await asyncio.sleep(seconds)  # the server has no other clock
-
-
 class PubSub(LocalHarness):
     """The SDK over a socket: the shipped emulator, on a clock that the test moves."""
 
@@ -244,12 +227,59 @@ async def test_conformance(scenario, harness):
 
 #: Scenarios under way at a time: moto serves some tens of messages a second.
 AT_ONCE = 6
-#: What a server of somebody else gets wrong, and where it is shown instead.
-WRONG: dict[str, dict[str, str]] = {
-    "moto": {
-        "a_repeated_id_is_dropped_in_its_window": "moto forgets an id with its message; shown on the others",
-    },
-    "localstack": {},
+
+
+class OtherServer:
+    """A server of somebody else: what it gets wrong, and where that is shown instead."""
+
+    def __init__(self, server, harness, wrong, there=lambda: True, lacking="", installable=True):
+        self.server, self.harness, self.wrong = server, harness, wrong
+        self.there, self.lacking, self.installable = there, lacking, installable
+
+
+class OtherSQS(SQS):
+    """The same SDK, in real time."""
+
+    def __init__(self, endpoint):
+        self.clock = SystemClock()
+        self.endpoint = endpoint
+        self.options = Options(region="us-east-1", endpoint=endpoint, keys=("test", "test"))
+
+    async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
+        queue = Queue("main", f"t-{next(numbers)}", part, ordered=ordered, lease=self.lease, dedup=dedup)
+        async with self.open() as driver:
+            await driver.create([queue])
+        return queue
+
+    async def pass_time(self, seconds):
+        await asyncio.sleep(seconds)  # the server has no other clock
+
+
+class OtherPubSub(PubSub):
+    """The same SDK, in real time."""
+
+    def __init__(self, endpoint):
+        self.clock = SystemClock()
+        self.endpoint = endpoint
+        self.seconds = self.lease
+
+    async def pass_time(self, seconds):
+        await asyncio.sleep(seconds)  # as above
+
+
+OTHERS = {
+    "moto": OtherServer(
+        moto, OtherSQS, {"a_repeated_id_is_dropped_in_its_window": "moto forgets an id with its message; shown on the others"}
+    ),
+    "localstack": OtherServer(localstack, OtherSQS, {}, LOCALSTACK.exists, "an environment of its own: make localstack"),
+    "google-pubsub": OtherServer(
+        google_pubsub,
+        OtherPubSub,
+        {},
+        lambda: google_pubsub_jar() or os.environ.get("PUBSUB_EMULATOR_HOST"),
+        "Google's emulator comes with the Google Cloud CLI and needs Java; PUBSUB_EMULATOR_HOST names a running one",
+        installable=False,
+    ),
 }
 
 
@@ -258,44 +288,45 @@ def outcomes():
     """What each scenario came to on a server, by name: all of them at once, because there they wait in real time."""
     known = {}
 
-    async def one(scenario, endpoint, few):
+    async def one(scenario, harness, few):
         async with few:
             try:
                 async with asyncio.timeout(90):
-                    await scenario.run(Foreign(endpoint))
+                    await scenario.run(harness)
             except Skip as skip:
                 return f"declared: {skip}"
             except BaseException as error:
                 return error
             return None
 
-    async def every(server, endpoint):
+    async def every(other, endpoint):
         few = asyncio.Semaphore(AT_ONCE)
-        scenarios = [scenario for scenario in SCENARIOS if scenario.name not in WRONG[server]]
-        found = await asyncio.gather(*(one(scenario, endpoint, few) for scenario in scenarios))
+        scenarios = [scenario for scenario in SCENARIOS if scenario.name not in other.wrong]
+        found = await asyncio.gather(*(one(scenario, other.harness(endpoint), few) for scenario in scenarios))
         return dict(zip([scenario.name for scenario in scenarios], found, strict=True))
 
-    def run(server):
-        if server not in known:
-            with pytest.MonkeyPatch.context() as environment, {"moto": moto, "localstack": localstack}[server]() as endpoint:
-                for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-                    environment.setenv(name, "test")
+    def run(name):
+        if name not in known:
+            with pytest.MonkeyPatch.context() as environment, OTHERS[name].server() as endpoint:
+                for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                    environment.setenv(variable, "test")
                 environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-                known[server] = asyncio.run(every(server, endpoint))
-        return known[server]
+                known[name] = asyncio.run(every(OTHERS[name], endpoint))
+        return known[name]
 
     return run
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("server", WRONG)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-def test_conformance_on_other_servers_of_sqs(scenario, server, outcomes):
-    if server == "localstack" and not LOCALSTACK.exists():
-        missing("localstack", "an environment of its own: make localstack")
-    if scenario.name in WRONG[server]:
-        pytest.skip(f"declared: {WRONG[server][scenario.name]}")
-    outcome = outcomes(server)[scenario.name]
+def test_conformance_on_servers_of_others(scenario, name, outcomes):
+    other = OTHERS[name]
+    if not other.there():
+        missing(name, other.lacking, installable=other.installable)
+    if scenario.name in other.wrong:
+        pytest.skip(f"declared: {other.wrong[scenario.name]}")
+    outcome = outcomes(name)[scenario.name]
     if isinstance(outcome, str):
         pytest.skip(outcome)
     if outcome is not None:

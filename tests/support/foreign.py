@@ -1,8 +1,9 @@
-"""SQS servers that others have written: moto, and LocalStack in an environment of its own."""
+"""Servers that others have written: moto, LocalStack in an environment of its own, and Google's Pub/Sub emulator."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LOCALSTACK = Path(__file__).parents[2] / ".localstack" / "bin" / "python"
+#: Where the Google Cloud CLI and its Debian packages put the emulator.
+_SDKS = (Path("/usr/lib/google-cloud-sdk"), Path("/opt/google-cloud-sdk"), Path.home() / "google-cloud-sdk")
 
 
 def free_port() -> int:
@@ -72,6 +75,39 @@ def localstack(patience: float = 90.0) -> Iterator[str]:
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+
+
+def google_pubsub_jar() -> Path | None:
+    """Google's emulator, where it and a Java to run it are found."""
+    jars = [jar for sdk in _SDKS for jar in sdk.glob("platform/pubsub-emulator/lib/cloud-pubsub-emulator-*-all.jar")]
+    return jars[-1] if jars and shutil.which("java") else None
+
+
+@contextmanager
+def google_pubsub(patience: float = 60.0) -> Iterator[str]:
+    """Its host and port: PUBSUB_EMULATOR_HOST, or a process of its own, ended by its pid."""
+    if os.environ.get("PUBSUB_EMULATOR_HOST"):
+        yield os.environ["PUBSUB_EMULATOR_HOST"]
+        return
+    port = free_port()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            ["java", "-jar", str(google_pubsub_jar()), "--host=127.0.0.1", f"--port={port}"], stdout=log, stderr=log
+        )
+        try:
+            deadline = time.monotonic() + patience  # noqa: TID251  a real process starts in real time
+            while True:
+                assert process.poll() is None, "Google's emulator ended while it started"
+                assert time.monotonic() < deadline, f"Google's emulator did not listen within {patience:g} s"  # noqa: TID251
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(15)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], patience: float) -> None:

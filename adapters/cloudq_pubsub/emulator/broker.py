@@ -62,6 +62,10 @@ class Snapshot:
     unacked: frozenset[int]
     at: float
 
+    def includes(self, held: Held) -> bool:
+        """Say whether it was unacknowledged then. What was published later is."""
+        return held.number in self.unacked or held.published > self.at
+
 
 class Subscription:
     """One subscription: pulled, streamed or pushed."""
@@ -319,10 +323,7 @@ class Subscription:
         What was published after a snapshot was made is unacknowledged.
         """
         for held in list(self._all.values()):
-            if isinstance(to, Snapshot):
-                wanted = held.number in to.unacked or held.published > to.at
-            else:
-                wanted = held.published >= to
+            wanted = held.published >= to if isinstance(to, (int, float)) else to.includes(held)
             if wanted and held.acked:
                 held.acked = False
                 self._offer(held)
