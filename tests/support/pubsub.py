@@ -64,9 +64,7 @@ class Emulated:
 
     def app(self, *, clock: bool = True, sinks: Any = (), **queues: dict[str, Any]) -> CloudQ:
         """An application whose queues `create` makes."""
-        app = CloudQ(
-            self.url, namespace=f"n{next(_numbers)}", queues=queues, clock=self.clock if clock else None, sinks=sinks
-        )
+        app = CloudQ(self.url, namespace=f"n{next(_numbers)}", queues=queues, clock=self.clock if clock else None, sinks=sinks)
 
         async def create() -> None:
             async with self.driver() as driver:

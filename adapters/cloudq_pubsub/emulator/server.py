@@ -204,7 +204,7 @@ def _planned(fault: Fault) -> Refusal:
 
 def _fail_after(fault: Fault | None, failed: dict[str, str]) -> None:
     if failed:
-        raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "a planned fault", failed)
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "a planned fault", failed)
     if fault is not None and fault.kind == "lost":
         raise _planned(fault)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -28,6 +28,7 @@ PULL_WAIT = 5.0
 #: docs, pubsub-basics, resource names: 3 to 255 characters, a letter first, and not "goog".
 _NAME = re.compile(r"(?!goog)[A-Za-z][\w\-.~+%]{2,254}", re.ASCII)
 _PATH = re.compile(r"projects/([^/]+)/(topics|subscriptions|snapshots)/([^/]+)")
+_ACK_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _INVALID_ID = "PERMANENT_FAILURE_INVALID_ACK_ID"
 #: How many messages one response of a stream carries at the most; chosen.
 _STREAMED = 100
@@ -59,7 +60,9 @@ class Refusal(Exception):
             return ()
         status = status_pb2.Status(code=code_pb2.Code.Value(self.code.name), message=self.message)
         status.details.add().Pack(
-            error_details_pb2.ErrorInfo(reason="ACK_FAILED", domain="pubsub.googleapis.com", metadata=self.reasons)
+            error_details_pb2.ErrorInfo(
+                reason="EXACTLY_ONCE_ACKID_FAILURE", domain="pubsub.googleapis.com", metadata=self.reasons
+            )
         )
         return (("grpc-status-details-bin", status.SerializeToString()),)
 
@@ -231,17 +234,20 @@ class Service:
         self.settle(subscription, request.ack_ids, request.ack_deadline_seconds)
         return Empty()
 
-    def settle(self, subscription: Subscription, ack_ids: Iterable[str], seconds: float | None) -> None:
+    def settle(self, subscription: Subscription, ack_ids: Sequence[str], seconds: float | None) -> None:
         """Acknowledge, or move deadlines. Raises, for what was too late, where exactly-once delivery is on."""
+        for ack_id in ack_ids:
+            if not _ACK_ID.fullmatch(ack_id):  # not out of date, but never one: as Google's emulator has it
+                raise _refuse(f"You have passed an invalid ack ID to the service (ack_id={ack_id}).")
         now = self.clock.time()
         self.pass_time(subscription)
         invalid = subscription.ack(ack_ids) if seconds is None else subscription.modify(ack_ids, seconds, now)
         self._forward(subscription)
         self._announce(subscription)
-        # docs, exactly-once delivery: only then are late ones told. The status was chosen.
+        # docs, exactly-once delivery: only then are late ones told. Status and reason are those of Google's emulator.
         if invalid and subscription.settings.enable_exactly_once_delivery:
             raise Refusal(
-                grpc.StatusCode.FAILED_PRECONDITION,
+                grpc.StatusCode.INVALID_ARGUMENT,
                 "Some acknowledgement ids in the request were out of date.",
                 dict.fromkeys(invalid, _INVALID_ID),
             )
@@ -411,7 +417,8 @@ class Service:
         if policy.dead_letter_topic:
             self._topic(policy.dead_letter_topic)
             if policy.max_delivery_attempts and not 5 <= policy.max_delivery_attempts <= 100:  # API DeadLetterPolicy
-                raise _refuse("The maximum number of delivery attempts must be between 5 and 100.")
+                # As Google's emulator has it: the page gives the range and no status.
+                raise Refusal(grpc.StatusCode.OUT_OF_RANGE, "The delivery attempts must be between 5 and 100.")
         for backoff in (settings.retry_policy.minimum_backoff, settings.retry_policy.maximum_backoff):
             if not 0 <= backoff.seconds <= 600:  # API RetryPolicy
                 raise _refuse("A backoff must be between 0 and 600 seconds.")

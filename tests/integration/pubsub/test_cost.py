@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from cloudq import Backoff, Context
 from cloudq.conformance.working import Watch
 from cloudq.events import Name
 from cloudq.worker.process import Plan, working
