@@ -17,6 +17,7 @@ from unittest import mock
 
 from cloudq import deadletters
 from cloudq.driver import Part, Provisioner
+from cloudq.opening import facts_at
 from support.ledger import FileLedger, Tail, read
 from support.oracle import Verdict, judge
 from support.processes import alive, cloudq, until
@@ -46,7 +47,9 @@ class Storm:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.lease = lease
+        facts = facts_at(url)
+        assert facts is not None
+        self.lease = lease = max(lease, facts.limits.lease[0])
         self.composing = composing or copying
         self._log = 0
         (directory / "cloudq.toml").write_text(
