@@ -1,40 +1,36 @@
-"""A provider behind a network that goes wrong: on Amazon SQS, against the emulator, whatever URL is given."""
+"""A provider behind a network that goes wrong: the emulator of the URL's provider, and Amazon SQS's where it has none."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from cloudq import EnqueueError, EnqueueUnknown
-from cloudq_sqs.emulator import Fault, Plan, Server
 from proofs.part import Part, Piece, Result
 from support.processes import until
 from support.proxy import FaultProxy
 from support.storm import Storm
+from support.wired import Wire, wire, wired
 
 SEED = 20261121
 LEASE = 6.0
-#: Requests for a task: sent, received and deleted in tenths.
-IDEAL = 0.3
 _CALLERS = 50
+#: A connection that broke is back, and work goes on, within so many seconds.
+STALL = 30.0
 
 
-def behind_a_proxy(directory: Path, tasks: int, blackout: float) -> Result:
+def behind_a_proxy(directory: Path, name: str, tasks: int, blackout: float) -> Result:
     """5 % of the pieces lose their answer, 5 % are reset, and three times everything goes dark."""
     draw = random.Random(SEED)
-    with _served() as server, FaultProxy(_port(server), draw) as proxy:
+    with wire(name) as served, FaultProxy(served.server.port, draw) as proxy:
         return _work(
             directory,
-            server,
+            served,
             proxy.port,
             tasks,
             lambda: _dark(proxy, blackout),
@@ -43,35 +39,44 @@ def behind_a_proxy(directory: Path, tasks: int, blackout: float) -> Result:
         )
 
 
-def throttled(directory: Path, tasks: int) -> Result:
-    """30 % of the calls are answered with throttling, 503 or 500."""
-    errors = [
-        Fault(code="RequestThrottled", share=0.1),
-        Fault(code="ServiceUnavailable", status=503, share=0.1),
-        Fault(code="InternalError", status=500, share=0.1),
-    ]
-
-    def shaky(*, on: bool) -> None:
-        server.plan = Plan(errors if on else [], SEED)
-
-    with _served() as server:
-        return _work(directory, server, _port(server), tasks, lambda: 0, lambda on: shaky(on=on), lambda: server.plan.happened)
-
-
-@contextmanager
-def _served() -> Iterator[Server]:
-    """A server, and credentials for this process and those it starts: the emulator looks at none, the SDK wants some."""
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    server = Server().start()
-    try:
-        with mock.patch.dict(os.environ, keys):
-            yield server
-    finally:
-        server.stop()
+def failing(directory: Path, name: str, tasks: int) -> Result:
+    """30 % of the calls are answered with throttling, unavailability or an error of the server."""
+    with wire(name) as served:
+        return _work(
+            directory,
+            served,
+            served.server.port,
+            tasks,
+            lambda: 0,
+            lambda on: served.plan(SEED, on=on),
+            served.struck,
+        )
 
 
-def _port(server: Server) -> int:
-    return int(server.endpoint.rpartition(":")[2])
+def losing_connections(directory: Path, name: str, times: int) -> Result:
+    """Every connection is reset, again and again: each time, work goes on within `STALL`."""
+    result = Result({"losses": 0, "worst_seconds_until_work_went_on": 0.0})
+    with wire(name) as served, FaultProxy(served.server.port, random.Random(SEED)) as proxy:
+        storm = Storm(directory, served.url(proxy.port), LEASE)
+        with storm.worker("--concurrency", 2) as worker:
+            _send(storm, storm.tasks.work.message(0.0))  # from here on there are connections
+            for _ in range(times):
+                message = storm.tasks.work.message(0.0)
+                result.figures["losses"] += proxy.cut() > 0
+                storm.ledger.write("fault", at=storm.now(), what="all connections reset")
+                began = storm.now()
+                _send(storm, message)
+                until(
+                    lambda wanted=message.task_id: storm.look() or wanted in storm.over, "the work stands still", patience=STALL
+                )
+                result.figures["worst_seconds_until_work_went_on"] = max(
+                    result.figures["worst_seconds_until_work_went_on"], round(storm.now() - began, 2)
+                )
+            storm.until_drained()
+            worker.send_signal(signal.SIGTERM)
+            result.hold(worker.wait(60) == 0, f"the worker ended with {worker.returncode}")
+        result.judge(storm.verdict())
+    return result
 
 
 def _shaky(proxy: FaultProxy, *, on: bool) -> None:
@@ -85,9 +90,27 @@ def _dark(proxy: FaultProxy, seconds: float) -> int:
     return 1
 
 
+def _send(storm: Storm, message: Any) -> int:
+    """Enqueue until it is confirmed. Returns how often the outcome was unknown."""
+    unknown = 0
+    storm.ledger.write("attempt", message.task_id, at=storm.now())
+    while True:
+        try:
+            storm.app.enqueue(message)
+        except EnqueueUnknown:
+            unknown += 1
+            storm.ledger.write("copy", message.task_id, at=storm.now())
+            storm.ledger.write("cause", message.task_id, at=storm.now(), what="sent again after no answer")
+        except EnqueueError:
+            pass  # surely not sent
+        else:
+            storm.ledger.write("acked", message.task_id, at=storm.now())
+            return unknown
+
+
 def _work(
     directory: Path,
-    server: Server,
+    served: Wire,
     port: int,
     tasks: int,
     disturb: Callable[[], int],
@@ -95,38 +118,18 @@ def _work(
     hits: Callable[[], Mapping[str, int]],
 ) -> Result:
     result = Result({"tasks": tasks, "seed": str(SEED), "unknown_enqueues": 0, "blackouts": 0})
-    storm = Storm(directory, f"sqs://us-east-1?endpoint=http://127.0.0.1:{port}&account=000000000000", LEASE)
-    before = server.requests.billed
+    storm = Storm(directory, served.url(port), LEASE)
+    before = served.requests()
     shaky(True)
     messages = [storm.tasks.work.message(0.0) for _ in range(tasks)]
-    unknown = [0]
-    lock = threading.Lock()
-
-    def send(message: Any) -> None:
-        storm.ledger.write("attempt", message.task_id, at=storm.now())
-        while True:
-            try:
-                storm.app.enqueue(message)
-            except EnqueueUnknown:
-                with lock:
-                    unknown[0] += 1
-                storm.ledger.write("copy", message.task_id, at=storm.now())
-                storm.ledger.write("cause", message.task_id, at=storm.now(), what="sent again after no answer")
-            except EnqueueError:
-                pass  # surely not sent
-            else:
-                storm.ledger.write("acked", message.task_id, at=storm.now())
-                return
-
     with storm.worker("--concurrency", 10) as worker:
         with ThreadPoolExecutor(_CALLERS) as callers:
-            sending = [callers.submit(send, message) for message in messages]
+            sending = [callers.submit(_send, storm, message) for message in messages]
             for third in (1, 2, 3):
                 enough = tasks * third // 4
                 until(lambda enough=enough: storm.look() or len(storm.over) >= enough, "the work stands still", patience=120)
                 result.figures["blackouts"] += disturb()
-            for each in sending:
-                each.result()
+            unknown = sum(each.result() for each in sending)
         until(lambda: storm.look() or len(storm.over) >= tasks, "not all was run", patience=120)
         struck = dict(hits())
         shaky(False)
@@ -136,23 +139,27 @@ def _work(
     for what, count in struck.items():
         for _ in range(count):
             storm.ledger.write("fault", at=storm.now(), what=what)
-    requests = server.requests.billed - before
-    result.figures |= {"requests": requests, "worst_ratio_to_ideal": round(requests / (tasks * IDEAL), 2)}
-    result.figures["unknown_enqueues"] = unknown[0]
+    requests = served.requests() - before
+    result.figures |= {"requests": requests, "worst_ratio_to_ideal": round(requests / (tasks * served.ideal), 2)}
+    result.figures["unknown_enqueues"] = unknown
     result.judge(storm.verdict())
     return result
 
 
-def _pieces(full: bool, _url: str) -> Sequence[Piece]:
-    tasks, blackout = (10_000, 5.0) if full else (1_000, 2.0)
+def _pieces(full: bool, url: str) -> Sequence[Piece]:
+    tasks, blackout, losses = (10_000, 5.0, 200) if full else (1_000, 2.0, 10)
+    name = wired(url)
     return [
-        Piece("behind-a-proxy", lambda directory: behind_a_proxy(directory, tasks, blackout)),
-        Piece("throttled", lambda directory: throttled(directory, tasks)),
+        Piece("behind-a-proxy", lambda directory: behind_a_proxy(directory, name, tasks, blackout)),
+        Piece("failing", lambda directory: failing(directory, name, tasks)),
+        Piece("losing-connections", lambda directory: losing_connections(directory, name, losses)),
     ]
 
 
 def _check(figures: dict[str, Any]) -> Sequence[str]:
     broken = [] if figures["tasks"] >= 20_000 and figures["blackouts"] >= 3 else ["too few tasks or blackouts"]
+    if figures["losses"] < 200:
+        broken.append(f"connections were lost only {figures['losses']} times")
     if figures["worst_ratio_to_ideal"] > 2.5:
         broken.append(f"requests were {figures['worst_ratio_to_ideal']} times the ideal")
     return broken
@@ -160,9 +167,10 @@ def _check(figures: dict[str, Any]) -> Sequence[str]:
 
 NETWORK = Part(
     "network",
-    "on Amazon SQS, against the emulator, 10,000 single enqueues each: 5 % of the answers lost, 5 % of the requests reset and "
-    "three blackouts of 5 s; 30 % of the calls throttled or failing: nothing is lost, every second run is explained, and "
-    "requests are at most 2.5 times the ideal",
+    "against an emulator, Amazon SQS's or that of the URL, 10,000 single enqueues each: 5 % of the answers lost, 5 % of the "
+    "requests reset and three blackouts of 5 s; 30 % of the calls throttled or failing; and all connections lost 200 times in "
+    f"a row, with work going on within {STALL:g} s: nothing is lost, every second run is explained, and requests are at most "
+    "2.5 times the ideal",
     _pieces,
     _check,
 )

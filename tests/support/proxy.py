@@ -53,6 +53,7 @@ class FaultProxy:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="fault-proxy", daemon=True)
         self._open: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -62,6 +63,17 @@ class FaultProxy:
     def __exit__(self, *exc: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def cut(self) -> int:
+        """Reset every connection, now. Returns how many there were."""
+
+        async def reset() -> int:
+            ends = list(self._ends)
+            for end in ends:
+                _reset(end)
+            return len(ends) // 2
+
+        return asyncio.run_coroutine_threadsafe(reset(), self._loop).result(10)
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -90,6 +102,7 @@ class FaultProxy:
         except OSError:
             _reset(writer)
             return
+        self._ends |= {writer, back}
         ways = [
             asyncio.ensure_future(self._pass(reader, back, writer, request=True)),
             asyncio.ensure_future(self._pass(there, writer, back, request=False)),
@@ -100,6 +113,7 @@ class FaultProxy:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            self._ends -= {writer, back}
             for end in (writer, back):
                 end.close()
 
