@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .PHONY: demo test lint bench bench-sqs prove wheel lock localstack clean
 
-demo: .venv/core $(if $(filter sqs%,$(URL)),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
+demo: .venv/core $(if $(URL),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
 	@$(if $(URL),CLOUDQ_URL=$(URL)) $(BIN)/cloudq demo
 
 test: .venv/dev     ## Every test.

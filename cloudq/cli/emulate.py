@@ -18,7 +18,7 @@ def emulate(provider: str, port: int) -> None:
     if provider not in emulators:
         raise ConfigError(f"there is no emulator of {provider!r}.{nearest(provider, emulators)}")
     serve = emulators[provider].load()
-    click.echo(f"http://127.0.0.1:{port}: in memory, ends with Ctrl-C and forgets everything", err=True)
+    click.echo(f"127.0.0.1:{port}: in memory, ends with Ctrl-C and forgets everything", err=True)
     try:
         serve(port)
     except OSError as error:

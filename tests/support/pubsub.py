@@ -23,8 +23,8 @@ PROJECT = "test-project"
 class Emulated:
     """A server on a clock that the test moves."""
 
-    def __init__(self, endpoint: str | None = None, **server: Any) -> None:
-        self.clock = JumpingClock()
+    def __init__(self, endpoint: str | None = None, clock: Any = None, **server: Any) -> None:
+        self.clock = clock or JumpingClock()
         self.server = Server(clock=self.clock, **server).start()
         #: Where clients connect: a proxy may stand before the server.
         self.endpoint = endpoint or self.server.endpoint
