@@ -50,9 +50,9 @@ class Refusal(Exception):
     def __init__(self, code: grpc.StatusCode, message: str, reasons: dict[str, str] | None = None) -> None:
         """The message is for people."""
         super().__init__(message)
-        self.code = code
-        self.message = message
-        self.reasons = reasons or {}
+        self.code: grpc.StatusCode = code
+        self.message: str = message
+        self.reasons: dict[str, str] = reasons or {}
 
     def trailer(self) -> tuple[tuple[str, bytes], ...]:
         """Return the details as trailing metadata (google.rpc.Status)."""
@@ -76,8 +76,8 @@ class Service:
 
     def __init__(self, clock: Clock, requests: Requests) -> None:
         """`requests` is told of bytes."""
-        self.clock = clock
-        self.requests = requests
+        self.clock: Clock = clock
+        self.requests: Requests = requests
         self.topics: dict[str, Any] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.snapshots: dict[str, Snapshot] = {}
