@@ -73,6 +73,7 @@ class Fault:
 
 
 F = TypeVar("F", bound=Fault)
+T = TypeVar("T")
 
 
 class Plan(Generic[F]):
@@ -156,7 +157,7 @@ class EmulatorServer(ABC):
 
     async def serve(self) -> None:
         """Listen until `stop`, or until cancelled. OSError: the port is taken."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
         self._end = asyncio.Event()
         self.port = await self.listen()
         self._listening.set()
@@ -192,19 +193,17 @@ class EmulatorServer(ABC):
 
     def look(self) -> None:
         """Look at the clock anew. Callable from any thread; returns when it was done."""
-        if self._loop is None:
-            return
-        if threading.current_thread() is self._thread:
-            self.look_at_all()
-            return
-        done = threading.Event()
+        self.ask(self.look_at_all)
 
-        def look() -> None:
-            self.look_at_all()
-            done.set()
+    def ask(self, question: Callable[[], T]) -> T:
+        """Have something done on the server's loop, from any thread, and return what it returns."""
+        if self._loop is None or threading.current_thread() is self._thread:
+            return question()
 
-        self._loop.call_soon_threadsafe(look)
-        done.wait(5)
+        async def answer() -> T:
+            return question()
+
+        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(30)
 
 
 def run(server: EmulatorServer, linger: float | None = None) -> None:

@@ -56,7 +56,7 @@ def memory(directory: Path, url: str, tasks: int) -> Result:
         result.hold(worker.wait(30) == 0, f"the worker ended with {worker.returncode}")
     app.close()
     warm = [(done, size) for done, size in samples if done >= _WARM]
-    growth = _slope(warm) * (tasks - _WARM)
+    growth = slope(warm) * (tasks - _WARM)
     result.figures |= {
         "samples": len(warm),
         "worst_growth_mib": round(growth, 3),
@@ -76,7 +76,7 @@ def _left(app: CloudQ) -> int:
     return asyncio.run(count())
 
 
-def _slope(points: Sequence[tuple[int, float]]) -> float:
+def slope(points: Sequence[tuple[int, float]]) -> float:
     """Least squares."""
     n = len(points)
     if n < 2:

@@ -122,7 +122,8 @@ class PubSubWire(Wire):
         return self.server.plan.happened
 
     def next_due(self) -> float | None:
-        dues = [subscription.next_due() for subscription in self.server.service.subscriptions.values()]
+        subscriptions = self.server.service.subscriptions
+        dues = self.server.ask(lambda: [subscription.next_due() for subscription in subscriptions.values()])
         return min((due for due in dues if due is not None), default=None)
 
     def hidden(self, physical: str) -> int:
@@ -136,8 +137,7 @@ class PubSubWire(Wire):
         return {name: counts["unacked"] for name, counts in self._counts().items() if counts["unacked"]}
 
     def _counts(self) -> dict[str, dict[str, int]]:
-        subscriptions = self.server.service.subscriptions
-        return {name.rpartition("/")[2]: subscription.counts() for name, subscription in subscriptions.items()}
+        return {name.rpartition("/")[2]: counts for name, counts in self.server.counts().items()}
 
 
 WIRES: dict[str, Any] = {"sqs": SQSWire, "pubsub": PubSubWire}

@@ -338,5 +338,6 @@ class Subscription:
 
     def counts(self) -> dict[str, int]:
         """How many are unacknowledged, and how many of those outstanding."""
-        unacked = sum(not held.acked for held in self._all.values())
+        keeps = self.settings.retain_acked_messages or self.settings.enable_message_ordering
+        unacked = sum(not held.acked for held in self._all.values()) if keeps else len(self._all)
         return {"unacked": unacked, "outstanding": len(self._outstanding)}

@@ -113,6 +113,11 @@ class Server(EmulatorServer):
         """Let what is due happen."""
         self.service.look_at_all()
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return, by subscription, how many messages are unacknowledged, and outstanding. Callable from any thread."""
+        subscriptions = self.service.subscriptions
+        return self.ask(lambda: {name: subscription.counts() for name, subscription in subscriptions.items()})
+
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def _unary(self, name: str, method: _Method) -> _Method:
@@ -183,7 +188,7 @@ class Server(EmulatorServer):
             state = {
                 "what": "cloudq Pub/Sub emulator",
                 "pid": os.getpid(),
-                "subscriptions": {name: sub.counts() for name, sub in self.service.subscriptions.items()},
+                "subscriptions": self.counts(),
                 "requests": self.requests.as_json(),
                 "faults": dict(self.plan.happened),
             }
