@@ -333,7 +333,11 @@ class CloudQ:
             by_sender.setdefault(ready.sender, []).append(index)
 
         async def send(sender: Sender, indices: list[int]) -> None:
-            failed = await sender.send_many([(composed[index].queue, composed[index].outgoing) for index in indices])
+            try:
+                failed = await sender.send_many([(composed[index].queue, composed[index].outgoing) for index in indices])
+            except asyncio.CancelledError:
+                closed = OutcomeUnknown("the application was closed meanwhile")
+                failed = dict.fromkeys(range(len(indices)), closed)
             for position, index in enumerate(indices):
                 error = failed.get(position)
                 if error is None:
@@ -365,7 +369,10 @@ class CloudQ:
     def _compose(self, message: Message) -> _Composed:
         if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  not everybody runs a type checker
             raise ArgumentsError(f"{message!r} is no message. Make one with task.message(...), or call task.enqueue(...).")
-        connection = self._connection(self.url_of(message.task.queue))
+        try:
+            connection = self._connection(self.url_of(message.task.queue))
+        except DriverError as error:
+            raise EnqueueRejected(f"{message.task.name} was surely not queued: {str(error).rstrip('.')}.") from error
         limits = connection.driver.limits
         task, options, now = message.task, message.options, self.clock.time()
         settings = self.settings.queue(task.queue)

@@ -151,7 +151,7 @@ class EmulatorServer(ABC):
     def _run(self) -> None:
         try:
             asyncio.run(self.serve())
-        except OSError as error:
+        except BaseException as error:  # whoever waits for it to listen is told
             self._error = error
             self._listening.set()
 

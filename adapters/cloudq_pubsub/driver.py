@@ -11,10 +11,12 @@ from __future__ import annotations
 # The SDK names types of protobuf and google.api_core that are not typed themselves.
 import asyncio
 import contextlib
+import logging
 import math
 import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -32,31 +34,37 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncI
 
 from cloudq.clock import Clock
 from cloudq.driver import Burial, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
-from cloudq.errors import ConfigError, DriverError, Refused, Unavailable
+from cloudq.errors import AccessDenied, ConfigError, DriverError, Refused, Unavailable
 from cloudq_pubsub import messages, provision
 from cloudq_pubsub.errors import by_ack_id, translate
 from cloudq_pubsub.facts import PUBSUB
 from cloudq_pubsub.options import Options
 
 T = TypeVar("T")
+_log = logging.getLogger("cloudq.pubsub")
 
 LIMITS = PUBSUB.limits
-#: Seconds until a call without an answer is given up, and until a connection is.
-_ANSWER, _CONNECT = 10.0, 5.0
+#: Seconds until a call without an answer is given up, and until a connection is: soon enough for a producer, who waits 5 s.
+_ANSWER, _CONNECT = 10.0, 2.0
+#: Seconds that a token endpoint may take, and until it is asked again after it gave none.
+_TOKEN, _TOKEN_AGAIN = 5.0, 5.0
+#: How many settlements are remembered, with exactly-once delivery.
+_REMEMBERED = 10_000
 #: A lease that began while a pull waited is as old as the pull, at the most. So that waiting never uses it up, a pull waits at
 #: most one part in so many of it.
 _WAIT_SHARE = 3.0
 #: API PullRequest: to return immediately is deprecated. Whoever wants to wait for nothing waits so long.
 _SHORTEST = 1.0
 _SCOPE = "https://www.googleapis.com/auth/pubsub"
-_ENDPOINT = "pubsub.googleapis.com:443"
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A connection that is cut without a word is noticed within half a minute.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    # Back within seconds of an outage; gRPC's own maximum is two minutes.
+    # As the SDK has both: exactly-once delivery tells of a thousand ids in the trailer, and while a call is open, a connection
+    # that was cut without a word is noticed.
+    ("grpc.max_metadata_size", 4 << 20),
+    ("grpc.keepalive_time_ms", 30_000),
+    # Back within seconds of an outage: gRPC tries for 20 s at a time, and waits up to two minutes in between.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
@@ -73,6 +81,7 @@ class _Clients:
     subscriber: SubscriberAsyncClient
     #: Publishes go over one connection, pulls and settlements over another.
     publishing: grpc.aio.Channel
+    subscribing: grpc.aio.Channel
 
 
 class PubSubDriver:
@@ -98,8 +107,17 @@ class PubSubDriver:
         if not project:
             raise ConfigError("pubsub:// without a project: write pubsub://my-project, or set GOOGLE_CLOUD_PROJECT.")
         self.project: str = project
-        #: By ordered topic, the publish under way: cancelled, it goes on, and the next one must not overtake it.
+        #: By ordered topic and key, the publish under way: cancelled, it goes on, and the next one must not overtake it.
         self._publishing: dict[str, asyncio.Future[Any]] = {}
+        #: By ack id, what ended its lease, or may have: told as invalid when that is repeated, it was done.
+        self._ended: dict[str, str] = {}
+        #: By subscription, its deadline in seconds; 0 where this identity may not ask for it.
+        self._deadlines: dict[str, int] = {}
+        self._renewing: asyncio.Future[Exception | None] | None = None
+        self._renewed = -math.inf
+        self._renewer = ThreadPoolExecutor(1, thread_name_prefix="cloudq-pubsub credentials")
+        #: Channels on which waiting for a connection was in vain.
+        self._down: set[grpc.aio.Channel] = set()
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
 
@@ -111,7 +129,9 @@ class PubSubDriver:
     @cached_property
     def _clients(self) -> _Clients:
         # At the first call, because a channel belongs to the loop on which it is made.
-        host = self._options.endpoint or _ENDPOINT
+        # docs, service APIs overview: the global endpoint and the locational ones.
+        place = f"{self._options.region}-" if self._options.region else ""
+        host = self._options.endpoint or f"{place}pubsub.googleapis.com:443"
 
         def channel(transport: Any) -> grpc.aio.Channel:
             if self._options.plain:
@@ -126,6 +146,7 @@ class PubSubDriver:
             PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=publishing)),
             SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=subscribing)),
             publishing,
+            subscribing,
         )
 
     # Sending ----------------------------------------------------------------------------------------------------------
@@ -133,7 +154,7 @@ class PubSubDriver:
     async def send(self, queue: Queue, batch: Sequence[Outgoing]) -> Mapping[int, DriverError]:
         """Publish, one request for each ordering key (API PubsubMessage.ordering_key), split by count and bytes."""
         self._usable()
-        await self._connected(queue)
+        await self._connected(queue, self._clients.publishing)
         chains = _requests(self._topic(queue), batch)
         if len(chains) == 1 and len(chains[0]) == 1:
             await self._publish(queue, chains[0][0][1])  # the whole of it failed: that is what is raised
@@ -159,44 +180,61 @@ class PubSubDriver:
 
     async def _publish(self, queue: Queue, request: Any) -> None:
         ready = _PublishRequest.wrap(request)
-        call = self._call(queue, "Publish", self._clients.publisher.publish, ready)
         if not queue.ordered:
-            await call
+            await self._call(queue, "Publish", self._clients.publisher.publish, ready)
             return
         key = f"{queue.physical}\n{request.messages[0].ordering_key}"
-        if (before := self._publishing.get(key)) is not None:
+        while (before := self._publishing.get(key)) is not None:
             await asyncio.wait([before])
-        publishing = self._publishing[key] = asyncio.ensure_future(call)
-        self._in_background(asyncio.wait([publishing]))  # its error, when nobody waits for it any more, is not asked for
-        try:
-            await asyncio.shield(publishing)
-        finally:
-            if publishing.done() and self._publishing.get(key) is publishing:
-                del self._publishing[key]
+        publishing = self._publishing[key] = asyncio.ensure_future(
+            self._call(queue, "Publish", self._clients.publisher.publish, ready)
+        )
+        self._background.add(publishing)
 
-    async def _connected(self, queue: Queue) -> None:
+        def over(_: asyncio.Future[Any]) -> None:
+            del self._publishing[key]
+            self._background.discard(publishing)
+            if not publishing.cancelled():
+                publishing.exception()  # when nobody waits for it any more, nobody asks
+
+        publishing.add_done_callback(over)
+        await asyncio.shield(publishing)
+
+    async def _connected(self, queue: Queue, channel: grpc.aio.Channel) -> None:
         """Wait for a connection before anything is handed over: a call that never left has surely not arrived.
 
-        Later gRPC says UNAVAILABLE for a connection that was refused and for one that broke after the request had left.
+        Later gRPC says UNAVAILABLE for a connection that was refused and for one that broke after the request had left. And a
+        pull on the way to a connection would look like one in which nothing came.
         """
-        channel = self._clients.publishing
         try:
             async with asyncio.timeout(_CONNECT):
                 while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    # Told at once where it is known: a producer's last try must not end in the middle of waiting.
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE or channel in self._down:
+                        break
                     await channel.wait_for_state_change(state)
-        except TimeoutError as error:
-            raise Unavailable(
-                f"{self._named(queue)}: no connection within {_CONNECT:g} s. Is the network open to it?"
-            ) from error
+                else:
+                    self._down.discard(channel)
+                    return
+        except TimeoutError:
+            self._down.add(channel)
+        wrong = await self._wrong_credentials()
+        if wrong is not None:
+            raise translate(wrong, "", self._named(queue)) from wrong
+        raise Unavailable(f"{self._named(queue)}: no connection. Is the endpoint right, and the network open to it?")
 
     # Receiving --------------------------------------------------------------------------------------------------------
 
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
         """Pull. The lease is the subscription's `ack_deadline_seconds`, which has to be the queue's.
 
-        A pull is not broken off: what the service gave out to one that was is out of everybody's reach until its lease ends.
-        Cancelled, it ends later and gives back what it brought.
+        What the service gave out to a pull that was broken off is out of everybody's reach until its lease ends, and counted.
+        Cancelled, a pull ends later and gives back what it brought; at the end of its wait, which the service is told, it is
+        broken off, and what was given out in the last round trip comes back a lease later.
         """
+        self._usable()
+        await self._connected(queue, self._clients.subscribing)
+        deadline = await self._deadline(queue)
         longest = max(1.0, queue.lease / _WAIT_SHARE)
         began = self._clock.monotonic()
         request = _PullRequest(subscription=self._subscription(queue), max_messages=max_messages)
@@ -207,7 +245,34 @@ class PubSubDriver:
         except asyncio.CancelledError:
             self._in_background(self._undo(queue, pull, began))
             raise
-        return self._deliveries(queue, answer, began)
+        deliveries = self._deliveries(queue, answer, began)
+        if deliveries and deadline < queue.lease:
+            with contextlib.suppress(DriverError):  # then the lease keeper, or whoever receives them next, does it
+                await self._hide(queue, deliveries, math.ceil(queue.lease))
+        return deliveries
+
+    async def _deadline(self, queue: Queue) -> int:
+        """Return the subscription's own lease. Where it is shorter than the queue's, or unknown, each pull is followed by an
+        extension: a task that believes in the longer one would run twice at once.
+        """
+        name = self._subscription(queue)
+        if name not in self._deadlines:
+            try:
+                found = await self._call(
+                    queue,
+                    "GetSubscription",
+                    self._clients.subscriber.get_subscription,
+                    types.GetSubscriptionRequest(subscription=name),
+                )
+                self._deadlines[name] = int(found.ack_deadline_seconds)
+            except AccessDenied:
+                self._deadlines[name] = 0
+            if self._deadlines[name] != math.ceil(queue.lease):
+                _log.warning(
+                    "%s: its ack_deadline_seconds is %s, and the queue's lease %g s. Make them the same.",
+                    self._named(queue), self._deadlines[name] or "not to be seen (pubsub.subscriptions.get)", queue.lease,
+                )  # fmt: skip
+        return self._deadlines[name]
 
     def _deliveries(self, queue: Queue, answer: Any, began: float) -> list[Delivery]:
         if answer is None:
@@ -230,8 +295,9 @@ class PubSubDriver:
 
     async def ack(self, queue: Queue, batch: Sequence[Delivery]) -> Sequence[Settled]:
         """Acknowledge. Without exactly-once delivery, an id that is too old is answered as if it were not."""
-        request = types.AcknowledgeRequest(subscription=self._subscription(queue), ack_ids=_ids(batch))
-        return await self._settle(queue, "Acknowledge", self._clients.subscriber.acknowledge, request, batch)
+        ids = _ids(batch)
+        request = types.AcknowledgeRequest(subscription=self._subscription(queue), ack_ids=ids)
+        return await self._settle(queue, "Acknowledge", self._clients.subscriber.acknowledge, request, ids, ends="ack")
 
     async def release(self, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:
         """ModifyAckDeadline to the delay, a call for each different one; 0 is a nack."""
@@ -241,7 +307,8 @@ class PubSubDriver:
 
         async def hide(delay: int, positions: list[int]) -> list[tuple[int, Settled]]:
             try:
-                answers = await self._hide(queue, [batch[position].delivery for position in positions], delay)
+                deliveries = [batch[position].delivery for position in positions]
+                answers = await self._hide(queue, deliveries, delay, ends="release")
             except DriverError:
                 if len(by_delay) == 1:
                     raise
@@ -256,23 +323,40 @@ class PubSubDriver:
         """ModifyAckDeadline to the lease."""
         return await self._hide(queue, batch, math.ceil(lease))
 
-    async def _hide(self, queue: Queue, batch: Sequence[Delivery], seconds: int) -> Sequence[Settled]:
+    async def _hide(self, queue: Queue, batch: Sequence[Delivery], seconds: int, *, ends: str = "") -> Sequence[Settled]:
+        ids = _ids(batch)
         request = types.ModifyAckDeadlineRequest(
-            subscription=self._subscription(queue), ack_ids=_ids(batch), ack_deadline_seconds=seconds
+            subscription=self._subscription(queue), ack_ids=ids, ack_deadline_seconds=seconds
         )
-        return await self._settle(queue, "ModifyAckDeadline", self._clients.subscriber.modify_ack_deadline, request, batch)
+        call = self._clients.subscriber.modify_ack_deadline
+        return await self._settle(queue, "ModifyAckDeadline", call, request, ids, ends)
 
     async def _settle(
-        self, queue: Queue, method: str, call: Callable[..., Awaitable[Any]], request: Any, batch: Sequence[Delivery]
+        self, queue: Queue, method: str, call: Callable[..., Awaitable[Any]], request: Any, ids: Sequence[str], ends: str
     ) -> Sequence[Settled]:
+        """`ends` names what ends the lease by it. Repeated, that is told as invalid, and it was done."""
         try:
             await self._call(queue, method, call, request)
         except DriverError as error:
-            told = by_ack_id(error.__cause__) if isinstance(error.__cause__, api.GoogleAPICallError) else None
+            told = by_ack_id(error.__cause__, ids) if isinstance(error.__cause__, api.GoogleAPICallError) else None
             if told is None:
+                self._remember(ids, ends)
                 raise
-            return [told.get(str(delivery.receipt), Settled.OK) for delivery in batch]
-        return [Settled.OK] * len(batch)
+            answers = [
+                Settled.OK if answer is Settled.LOST and ends and self._ended.get(ack_id) == ends else answer
+                for ack_id, answer in told.items()
+            ]
+            self._remember([ack_id for ack_id, answer in told.items() if answer is Settled.UNKNOWN], ends)
+            return answers
+        self._remember(ids, ends)
+        return [Settled.OK] * len(ids)
+
+    def _remember(self, ids: Iterable[str], ends: str) -> None:
+        if not self._options.exactly_once or not ends:
+            return  # nothing is told as invalid
+        self._ended |= dict.fromkeys(ids, ends)
+        while len(self._ended) > _REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
         """Pub/Sub cannot: the core composes it."""
@@ -280,9 +364,12 @@ class PubSubDriver:
 
     # The rest ---------------------------------------------------------------------------------------------------------
 
-    async def stats(self, queue: Queue) -> Stats:  # noqa: ARG002  the contract's
-        """Nothing: the API has no counts. Cloud Monitoring has them, up to two minutes late."""
+    async def stats(self, queue: Queue) -> Stats:
+        """Only whether it is there: the API has no counts. Cloud Monitoring has them, up to two minutes late."""
         self._usable()
+        request = types.GetSubscriptionRequest(subscription=self._subscription(queue))
+        with contextlib.suppress(AccessDenied):
+            await self._call(queue, "GetSubscription", self._clients.subscriber.get_subscription, request)
         return Stats()
 
     async def create(self, queues: Sequence[Queue]) -> Sequence[Queue]:
@@ -314,6 +401,7 @@ class PubSubDriver:
         while self._background:
             await asyncio.wait(self._background)
         self._closed = True
+        self._renewer.shutdown(wait=False)
         if "_clients" in self.__dict__:
             await self._clients.publisher.transport.close()  # type: ignore[no-untyped-call]  # the SDK's
             await self._clients.subscriber.transport.close()  # type: ignore[no-untyped-call]  # the SDK's
@@ -327,12 +415,13 @@ class PubSubDriver:
         try:
             return await call(request, retry=None, timeout=patience)
         except api.DeadlineExceeded as error:
-            if method == "Pull":  # API PullRequest: nothing came in time
-                return None
+            if method == "Pull" and self._clients.subscribing.get_state() is grpc.ChannelConnectivity.READY:
+                return None  # API PullRequest: nothing came in time
             raise translate(error, method, self._named(queue)) from error
         except api.ServiceUnavailable as error:
-            await self._renew_credentials(queue)
-            raise translate(error, method, self._named(queue)) from error
+            # gRPC calls that UNAVAILABLE, too. Of a publish it stays unknown whether it arrived.
+            wrong = await self._wrong_credentials() if method != "Publish" else None
+            raise translate(wrong or error, method, self._named(queue)) from error
         except (api.GoogleAPICallError, auth.GoogleAuthError) as error:
             raise translate(error, method, self._named(queue)) from error
         except asyncio.CancelledError:
@@ -340,14 +429,19 @@ class PubSubDriver:
         except Exception as error:  # also what a library makes of an answer that it cannot read
             raise translate(error, method, self._named(queue)) from error
 
-    async def _renew_credentials(self, queue: Queue) -> None:
-        """Raise what is wrong with them, if anything is: gRPC calls that UNAVAILABLE too."""
+    async def _wrong_credentials(self) -> Exception | None:
+        """Return what is wrong with the credentials, if anything is: one look for all who ask, and not too often."""
         if self._options.plain or self._credentials.valid:
-            return
-        try:
-            await asyncio.to_thread(self._credentials.refresh, Request())
-        except auth.GoogleAuthError as error:
-            raise translate(error, "", self._named(queue)) from error
+            return None
+        if self._renewing is None and self._clock.monotonic() - self._renewed < _TOKEN_AGAIN:
+            return None
+        if self._renewing is None:
+            self._renewing = asyncio.ensure_future(
+                asyncio.get_running_loop().run_in_executor(self._renewer, _refresh, self._credentials)
+            )
+        wrong = await asyncio.shield(self._renewing)
+        self._renewing, self._renewed = None, self._clock.monotonic()
+        return wrong
 
     def _usable(self) -> None:
         if self._pid != os.getpid():
@@ -363,6 +457,19 @@ class PubSubDriver:
 
     def _named(self, queue: Queue) -> str:
         return f"{self._options.name(queue)} in {self.project}"
+
+
+def _refresh(credentials: Any) -> Exception | None:
+    ask = Request()
+
+    def patiently(*arguments: Any, **named: Any) -> Any:
+        return ask(*arguments, **{**named, "timeout": _TOKEN})  # its own is two minutes
+
+    try:
+        credentials.refresh(patiently)
+    except Exception as error:  # of the library, or of what it reads the credentials from
+        return error
+    return None
 
 
 def _ids(batch: Iterable[Delivery]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The SDK names types of protobuf and google.api_core that are not typed themselves.
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import grpc
@@ -26,12 +26,13 @@ _ROLES = {
     "Pull": "roles/pubsub.subscriber on that subscription",
     "Acknowledge": "roles/pubsub.subscriber on that subscription",
     "ModifyAckDeadline": "roles/pubsub.subscriber on that subscription",
+    "GetSubscription": "roles/pubsub.viewer on that subscription",
 }
 _EDITOR = "roles/pubsub.editor on the project"
 _DENIED = {_Code.PERMISSION_DENIED, _Code.UNAUTHENTICATED}
 _REFUSED = {_Code.INVALID_ARGUMENT, _Code.FAILED_PRECONDITION, _Code.OUT_OF_RANGE, _Code.UNIMPLEMENTED, _Code.ALREADY_EXISTS}
-#: docs, exactly-once delivery: reasons by ack id; these are worth another try.
-_TRANSIENT = "TRANSIENT_"
+#: docs, exactly-once delivery: the beginnings of reasons by ack id.
+_TRANSIENT, _PERMANENT = "TRANSIENT_", "PERMANENT_"
 
 
 def translate(error: Exception, method: str, what: str) -> DriverError:
@@ -76,9 +77,16 @@ def _from_credentials(error: auth.GoogleAuthError, what: str) -> DriverError:
     return AccessDenied(f"{what}: {error} The credentials could not be renewed: revoked, expired, or for another audience.")
 
 
-def by_ack_id(error: api.GoogleAPICallError) -> Mapping[str, Settled] | None:
-    """Return what an error says about single ack ids, as exactly-once delivery tells it; None when it says nothing of them."""
+def by_ack_id(error: api.GoogleAPICallError, ack_ids: Sequence[str]) -> Mapping[str, Settled] | None:
+    """Return what an error says about these ack ids, as exactly-once delivery tells it; None when it says nothing of them.
+
+    Errors of other kinds carry details of the same form, about services and quotas. And an id that an error leaves out may have
+    been settled or not: Google's emulator does it, the SDK counts it as failed.
+    """
     reasons = cast("Mapping[str, str]", error.metadata or {})
-    if not reasons:
+    if not any(ack_id in reasons for ack_id in ack_ids):
         return None
-    return {ack_id: Settled.UNKNOWN if reason.startswith(_TRANSIENT) else Settled.LOST for ack_id, reason in reasons.items()}
+    return {
+        ack_id: Settled.LOST if reasons.get(ack_id, _TRANSIENT).startswith(_PERMANENT) else Settled.UNKNOWN
+        for ack_id in ack_ids
+    }

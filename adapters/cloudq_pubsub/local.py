@@ -22,6 +22,11 @@ def _answers(port: int) -> bool:
             ask: Callable[..., bytes] = channel.unary_unary("/cloudq.emulator.Tools/state")
             ask(b"", timeout=2.0)
         except grpc.RpcError as error:
+            if isinstance(error, grpc.Call) and error.code() in (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                grpc.StatusCode.UNAVAILABLE,
+            ):
+                return False  # not yet
             raise LOCAL.taken(port) from error
     return True
 

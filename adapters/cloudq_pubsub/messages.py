@@ -28,7 +28,7 @@ def to_message(message: Outgoing) -> Any:
     attributes = dict(message.attributes)
     if len(attributes) > MOST_ATTRIBUTES:
         # Only a message from elsewhere has a hundred of its own. All of it is kept; the reason is in the log alone.
-        del attributes[RECORD]
+        attributes.pop(RECORD, None)
     if not message.body and not attributes:
         attributes[EMPTY] = "1"
     return _Message(data=message.body, attributes=attributes, ordering_key=message.group or "")

@@ -23,8 +23,10 @@ class Options:
 
     #: Empty: GOOGLE_CLOUD_PROJECT, or that of the credentials.
     project: str = ""
-    #: host:port. Empty: PUBSUB_EMULATOR_HOST, or the service's global endpoint.
+    #: host:port. Empty: PUBSUB_EMULATOR_HOST, the region's, or the service's global endpoint.
     endpoint: str = ""
+    #: Of the service. Ordering keys and exactly-once delivery hold within one.
+    region: str = ""
     #: Without TLS and without credentials.
     plain: bool = False
     #: Before every physical name.
@@ -52,7 +54,7 @@ def read(place: str, query: Mapping[str, str]) -> Options:
             f"pubsub://{place}: {place!r} is not the id of a Google Cloud project. Write pubsub://my-project, pubsub:// for "
             f"the project of the environment or the credentials, or pubsub://local for the emulator."
         )
-    endpoint, plain = _endpoint(query)
+    region, endpoint, plain = _where(query)
     prefix, port = query.get("prefix", ""), query.get("port", "8085")
     if len(prefix) > 20:
         raise ConfigError(f"pubsub://: prefix={prefix!r}: 20 characters at most.")
@@ -64,6 +66,7 @@ def read(place: str, query: Mapping[str, str]) -> Options:
     return Options(
         project="local-project" if local else place,
         endpoint=endpoint,
+        region=region,
         plain=plain,
         prefix=prefix,
         exactly_once=exactly_once == "true",
@@ -72,17 +75,14 @@ def read(place: str, query: Mapping[str, str]) -> Options:
     )
 
 
-def _endpoint(query: Mapping[str, str]) -> tuple[str, bool]:
+def _where(query: Mapping[str, str]) -> tuple[str, str, bool]:
     region, endpoint = query.get("region", ""), query.get("endpoint", "")
     if region and endpoint:
         raise ConfigError("pubsub://: region= and endpoint= name the same thing. Choose one.")
-    if region:
-        if not _REGION.fullmatch(region):
-            raise ConfigError(f"pubsub://: region={region!r} is not the name of a region, e.g. europe-west1.")
-        # docs, service APIs overview: the locational endpoints.
-        return f"{region}-pubsub.googleapis.com:443", False
+    if region and not _REGION.fullmatch(region):
+        raise ConfigError(f"pubsub://: region={region!r} is not the name of a region, e.g. europe-west1.")
     plain = endpoint.startswith("http://")
     bare = endpoint.removeprefix("http://").removeprefix("https://")
     if endpoint and not re.fullmatch(r"[\w.\-]+(:\d+)?", bare, re.ASCII):
         raise ConfigError(f"pubsub://: endpoint={endpoint!r} is not host:port, with http:// before it for one without TLS.")
-    return bare, plain
+    return region, bare, plain

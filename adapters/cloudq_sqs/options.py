@@ -54,21 +54,23 @@ def is_fifo(queue: Queue) -> bool:
 
 def read(place: str, query: Mapping[str, str]) -> Options:
     """Read `sqs://<place>?<query>`. ConfigError for what is unknown or cannot be."""
-    fields: dict[str, str | int] = {}
-    urls: dict[str, str] = {}
-    for name, value in query.items():
-        if name.startswith(_QUEUE_URL):
-            urls[name.removeprefix(_QUEUE_URL)] = _http(name, value)
-        elif name not in _OPTIONS:
-            raise ConfigError(f"sqs:// has no option {name!r}.{nearest(name, _OPTIONS)}")
-        else:
-            fields[name] = _checked(name, value, local=place == LOCAL)
     region = "us-east-1" if place == LOCAL else place
     if region and not _REGION.fullmatch(region):
         raise ConfigError(
             f"sqs://{place}: {place!r} is not the name of an AWS region. Write sqs://eu-west-1, sqs:// for the region of the "
             f"environment or profile, or sqs://local for the emulator."
         )
+    fields: dict[str, str | int] = {}
+    urls: dict[str, str] = {}
+    for name, value in query.items():
+        if name.startswith(_QUEUE_URL):
+            urls[name.removeprefix(_QUEUE_URL)] = _http(name, value)
+        elif name == "region":
+            raise ConfigError(f"sqs:// has no option 'region': the region is the place. Write sqs://{value}.")
+        elif name not in _OPTIONS:
+            raise ConfigError(f"sqs:// has no option {name!r}.{nearest(name, _OPTIONS)}")
+        else:
+            fields[name] = _checked(name, value, local=place == LOCAL)
     return Options(region=region, urls=urls, **fields)  # type: ignore[arg-type]  # checked one by one above
 
 

@@ -21,6 +21,7 @@ from cloudq.errors import ConfigError, nearest
 @click.option("--priority", type=click.Choice(PRIORITIES))
 @click.option("--expires", help="Not after this long from now.")
 @click.option("--ordering-key", help="Run after the tasks of the same key that were enqueued before.")
+@click.option("--tenant", help="Whose task it is: a tenant with a backlog does not hold up the others.")
 @click.option("--task-id", help="Repeat an enqueue whose outcome was unknown with the id it had.")
 @click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
 def enqueue(app: CloudQ, task: str, arguments: tuple[str, ...], *, as_json: bool, **options: Any) -> None:

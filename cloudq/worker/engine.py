@@ -179,7 +179,8 @@ class Engine:
             for station in stations
         ]
         delayed = {station.delay: station for station in stations if station.limits.send_delay < float("inf")}
-        self._pumps = [Pump(list(stations), station, clock, events) for station in delayed.values()] if pump else []
+        wait = 1.0 if burst else 20.0
+        self._pumps = [Pump(list(stations), each, clock, events, wait=wait) for each in delayed.values()] if pump else []
         self._source_of = {source.station: source for source in self._sources}
         self._running: dict[Held, None] = {}
         self._slots_used = 0

@@ -46,8 +46,14 @@ class _Copy:
 class Pump:
     """The pump of one logical queue's delay part."""
 
-    def __init__(self, stations: Sequence[Station], station: Station, clock: Clock, events: Events) -> None:
-        """`station` is any of the logical queue; its priorities are looked up in `stations`."""
+    def __init__(
+        self, stations: Sequence[Station], station: Station, clock: Clock, events: Events, *, wait: float = 20.0
+    ) -> None:
+        """`station` is any of the logical queue; its priorities are looked up in `stations`.
+
+        It waits so long for something to do, in seconds: a stop may have to wait as long, where a receive cannot be broken off.
+        """
+        self._wait = min(wait, station.limits.receive_wait)
         self._station = station
         self._mains = {other.queue.priority: other.queue for other in stations if other.queue.logical == station.queue.logical}
         self._clock = clock
@@ -91,7 +97,7 @@ class Pump:
     async def _pump(self) -> None:
         pause = _FIRST_PAUSE
         limits = self._station.limits
-        wait = min(20.0, limits.receive_wait)
+        wait = self._wait
         while not self._stop.is_set():
             try:
                 async with asyncio.timeout(wait + _OVERDUE):

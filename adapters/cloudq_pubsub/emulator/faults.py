@@ -27,6 +27,8 @@ class Fault(emulation.Fault):
     code: str = "UNAVAILABLE"
     ids: Sequence[int] = ()
     reason: str = "TRANSIENT_FAILURE_SERVICE_UNAVAILABLE"
+    #: Details of an error (google.rpc.ErrorInfo.metadata): the service has them on quotas and denials, too.
+    info: Mapping[str, str] = field(default_factory=dict[str, str])
     seconds: float = 0.0
 
     @property

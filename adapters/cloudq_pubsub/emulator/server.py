@@ -204,7 +204,7 @@ def _serialized(message: Any) -> bytes:
 
 
 def _planned(fault: Fault) -> Refusal:
-    return Refusal(grpc.StatusCode[fault.code], "a planned fault")
+    return Refusal(grpc.StatusCode[fault.code], "a planned fault", dict(fault.info))
 
 
 def _fail_after(fault: Fault | None, failed: dict[str, str]) -> None:

@@ -448,7 +448,8 @@ def _check_message(message: Any) -> None:
     if len(message.attributes) > ATTRIBUTES:
         raise _refuse(f"A message has at most {ATTRIBUTES} attributes.")
     for key, value in message.attributes.items():
-        if not key or key.startswith("goog") or len(key.encode()) > KEY_BYTES or len(value.encode()) > VALUE_BYTES:
+        reserved = key.startswith("goog") and not key.startswith("googclient_")  # the SDK's own, of its tracing
+        if not key or reserved or len(key.encode()) > KEY_BYTES or len(value.encode()) > VALUE_BYTES:
             raise _refuse(f"The attribute {key[:40]!r} is empty, reserved, or too long.")
     if len(message.ordering_key.encode()) > ORDERING_BYTES:
         raise _refuse(f"An ordering key has at most {ORDERING_BYTES} bytes.")

@@ -41,6 +41,10 @@ _OLD_NAMES = {
 }
 #: How often a move task is looked at, in seconds.
 _MOVE_EVERY = 0.01
+#: After these, something may become visible sooner than a receive that waits has reckoned with.
+_MOVE_TIMES = {
+    "ChangeMessageVisibility", "ChangeMessageVisibilityBatch", "SendMessage", "SendMessageBatch", "ReceiveMessage",
+}  # fmt: skip
 #: Where the server answers about itself.
 _TOOLS = "/_emulator/"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -113,6 +117,9 @@ class Server(EmulatorServer):
             return refusal.status, {"__type": f"com.amazonaws.sqs#{refusal.code}", "message": refusal.message}, fault
         if not isinstance(answer, Wait):
             self._note(action, answer)
+            if action in _MOVE_TIMES:
+                for queue in [queue for queue, waiting in self._waiting.items() if waiting]:
+                    self._set_timer(queue)
         return 200, answer, fault
 
     def _note(self, action: str, answer: Answer) -> None:

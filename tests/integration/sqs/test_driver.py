@@ -407,3 +407,15 @@ async def test_an_ordered_queue_is_not_moved_by_the_provider(sqs):
     with pytest.raises(Unsupported, match="without --bulk"):
         await redrive.move(app, "mail")
     app.close()
+
+
+async def test_what_becomes_visible_sooner_ends_a_poll_that_waits(sqs):
+    """As the service has it; an emulator that reckons with the old time lets a retry wait for the end of the poll."""
+    async with sqs.driver() as driver:
+        queue = await filled(sqs, driver, 1)
+        (taken,) = await driver.receive(queue, 1, 5.0)
+        waiting = asyncio.ensure_future(driver.receive(queue, 1, 20.0))
+        await asyncio.to_thread(sqs.until_asked, "ReceiveMessage", 2)
+        await driver.release(queue, [Release(taken, 1.0)])
+        async with asyncio.timeout(5):
+            assert len(await waiting) == 1
