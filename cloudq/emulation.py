@@ -235,13 +235,13 @@ def main(what: str, port: int, make: Callable[[int], EmulatorServer]) -> None:
 class LocalEmulator:
     """`<scheme>://local`: an emulator as a process of its own, shared by all that say so on this machine.
 
-    The first that needs it starts it. `module` is run with `python -m`, and calls `main`. `answers` tells whether the emulator
-    listens on a port; ConfigError when somebody else does.
+    The first that needs it starts it. `module` is run with `python -m`, and calls `main`. `answers` returns the pid of the
+    emulator that listens on a port, 0 when nobody does; ConfigError when somebody else does.
     """
 
     scheme: str
     module: str
-    answers: Callable[[int], bool]
+    answers: Callable[[int], int]
 
     def ensure(self, port: int) -> str:
         """Return host and port, with a server there. ConfigError: none could be started."""
@@ -257,8 +257,8 @@ class LocalEmulator:
     def _wait_for(self, port: int, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START  # noqa: TID251  a real process starts in real time
         while time.monotonic() < deadline:  # noqa: TID251  as above
-            if self.answers(port):
-                if process.poll() is None:  # else another process was quicker, and that one says so
+            if pid := self.answers(port):
+                if pid == process.pid:  # else another process was quicker, and that one says so
                     _log.warning(
                         "started the emulator of %s:// on %s:%d, pid %d: in memory, and gone %d min after its last request",
                         self.scheme, _HOST, port, process.pid, LINGER // 60,

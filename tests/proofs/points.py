@@ -61,11 +61,11 @@ COMPOSED = (
 def crash(directory: Path, url: str, seed: int, point: str, *, composing: bool) -> Result:
     draw, result = random.Random(f"{seed} {point} {composing}"), Result({"runs": 1})
     storm = Storm(directory, url_in(directory, url), LEASE, composing=composing)
-    tasks = storm.tasks
+    tasks, lease = storm.tasks, storm.lease
     flaky = [tasks.flaky.message(draw.uniform(0.0, 0.1), 1) for _ in range(3)]
     messages = [
         *flaky,
-        *(tasks.work.message(length) for length in (0.0, draw.uniform(0.0, 0.5), 1.2 * LEASE, draw.uniform(1.2, 1.5) * LEASE)),
+        *(tasks.work.message(length) for length in (0.0, draw.uniform(0.0, 0.5), 1.2 * lease, draw.uniform(1.2, 1.5) * lease)),
         *(tasks.hopeless.message() for _ in range(2)),
     ]
     draw.shuffle(messages)
@@ -92,7 +92,7 @@ def crash(directory: Path, url: str, seed: int, point: str, *, composing: bool) 
     result.figures |= {"worst_seconds_until_back": back, "not_over_at_the_crash": len(held)}
     # Nobody can take it up before the second worker has begun, which on a busy machine takes a while.
     begun = next(line["at"] for line in read(storm.directory) if line["kind"] == "began" and line["pid"] == second.pid)
-    within = max(LEASE, begun - ended) + SOON
+    within = max(lease, begun - ended) + SOON
     result.hold(back <= within, f"{point}, seed {seed}: back after {back:.2f} s, not within {within:.2f} s")
     result.judge(storm.verdict(), f"{point}, seed {seed}")
     return result
