@@ -239,7 +239,7 @@ PUBSUB = Facts(
         single=2.0,
         batched=0.34,
         price=0.0364,
-        source="docs, pricing: 40 USD per TiB each way, 1,000 bytes at least for each request; acks cost nothing; in batches, as "
+        source="docs, pricing: 40 USD per TiB each way, 1,000 bytes at least for each request; acks cost nothing; batches as "
         "counted in tests/integration/pubsub/test_cost.py",
     ),
     resolution=1.0,
