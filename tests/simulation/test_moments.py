@@ -13,7 +13,7 @@ import pytest
 from cloudq import CloudQ
 from cloudq.driver import Outgoing, Part, Queue, Settled
 from cloudq.envelope import VERSION, Envelope, encode
-from cloudq.errors import Throttled, Unavailable
+from cloudq.errors import Refused, Throttled, Unavailable
 from cloudq.events import Events, Name
 from cloudq.execution import Job
 from cloudq.outcome import Ack, Bury, GiveBack, Kind, Resend
@@ -523,6 +523,34 @@ async def test_a_copy_whose_original_is_lost_meanwhile_is_told_of_and_not_acked(
     assert desk.told() == [(Name.RELEASED, 102), (Name.LEASE_LOST, 102)]
     assert desk.driver.times("ack") == []
     assert ends == [False]
+
+
+@virtually
+async def test_a_copy_that_cannot_be_made_is_tried_again_at_these_times(clock):
+    class Lowest(random.Random):
+        def uniform(self, a, b):
+            return a
+
+    desk = Desk(clock, **COMPOSED)
+    desk.settler._draw = Lowest()
+    tries = []
+
+    async def refuses(queue, batch):
+        tries.append(round(clock.monotonic(), 6))
+        return dict.fromkeys(range(len(batch)), Refused("planned"))
+
+    desk.driver.send = refuses
+    began = clock.monotonic()
+    desk.settle(desk.hold(), Resend(900.0, 1))
+    await asyncio.sleep(LEASE)
+    expected, pause, now = [], 0.1, 0.0
+    while True:
+        expected.append(round(now, 6))
+        if now + pause >= LEASE:
+            break
+        now, pause = now + pause / 2, min(pause * 2, 5.0)
+    assert [round(at - began, 6) for at in tries] == expected
+    assert [round(at, 1) for at in desk.driver.times("release")] == [round(began + expected[-1], 1)]
 
 
 @virtually
