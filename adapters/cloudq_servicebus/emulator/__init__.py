@@ -1,0 +1,26 @@
+"""An emulator of Azure Service Bus, for tests and for a developer's machine: in memory, on 127.0.0.1, for the vendor's SDK.
+
+It speaks AMQP 1.0 with SASL ANONYMOUS and claims-based security, and HTTP for the administration of queues, and does what
+the documentation and azure-servicebus 7.15 say: queues, peek-lock and receive-and-delete, locks that end and are renewed,
+delivery counts and their limit, the dead-letter queue, scheduling and cancelling, deferral, peeking, sessions with their
+state, duplicate detection, expiry, batches. Each behaviour names its source where it is written.
+
+What it does not imitate:
+
+- It keeps nothing: when it ends, the messages are gone.
+- It is one server: order is that of arrival, counts are exact and at once, settings take effect at once.
+- Topics, subscriptions, rules, forwarding, transactions, partitions, TLS, web sockets.
+- Tokens are not checked, nor is who may do what; throttling and quotas come only from a fault plan.
+- How the service sequences the refusal of a link, and which status codes stand beside its conditions, was not seen.
+
+For tests, it counts requests, moves its clock and fails as planned, through the attributes of `Server`.
+"""
+
+from __future__ import annotations
+
+from cloudq.emulation import MovedClock, Plan
+from cloudq_servicebus.emulator.broker import Settings
+from cloudq_servicebus.emulator.faults import Fault, Requests
+from cloudq_servicebus.emulator.server import Server
+
+__all__ = ["Fault", "MovedClock", "Plan", "Requests", "Server", "Settings"]

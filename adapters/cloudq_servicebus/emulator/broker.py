@@ -10,7 +10,7 @@ import heapq
 import itertools
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -99,8 +99,6 @@ class Queue:
         self.messages: dict[int, Stored] = {}
         self.sessions: dict[str, Session] = {}
         self.locked: dict[uuid.UUID, Stored] = {}
-        #: Called when something may be there to deliver.
-        self.on_ready: Callable[[Queue], None] = lambda _: None
         self._ready: dict[str | None, list[tuple[int, Stored]]] = {}
         self._times: list[tuple[float, int, Stored | Session, object]] = []
         self._ids: OrderedDict[str, float] = OrderedDict()
@@ -145,7 +143,6 @@ class Queue:
         stored.state = State.ACTIVE
         session = stored.session if self.sessions_only else None
         heapq.heappush(self._ready.setdefault(session, []), (stored.sequence, stored))
-        self.on_ready(self)
 
     def _at(self, time: float, what: Stored | Session, mark: object) -> None:
         heapq.heappush(self._times, (time, next(self._ties), what, mark))
@@ -326,7 +323,6 @@ class Queue:
         for stored in sorted(held.locked, key=lambda each: each.sequence):
             self.release(stored)
         held.owner = None
-        self.on_ready(self)
 
     def session_ids(self) -> list[str]:
         """Sessions that have messages."""
@@ -360,7 +356,6 @@ class Queue:
         for stored in sorted(held.locked, key=lambda each: each.sequence):
             self.abandon(stored, now)  # docs, message sessions: a lock that ran out counts
         held.owner = None
-        self.on_ready(self)
 
     def next_due(self) -> float | None:
         """When something happens by itself, at the latest."""

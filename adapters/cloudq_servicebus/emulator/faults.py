@@ -12,10 +12,10 @@ from cloudq import emulation
 
 @dataclass
 class Fault(emulation.Fault):
-    """Actions are "send", "complete", "abandon", "defer", "dead-letter", "attach", "put-token" and the operations of $management.
+    """Actions are "send", "complete", "abandon", "defer", "dead-letter", "attach", "put-token" and those of $management.
 
-    `kind` says what happens: "error" refuses with `condition` and does nothing, "detach" closes the link with it, "drop" cuts the
-    connection, "lost" does what is asked and cuts it, "silent" does it and never answers, "slow" answers `seconds` late.
+    `kind` says what happens: "error" refuses with `condition` and does nothing, "detach" closes the link with it, "drop" cuts
+    the connection, "lost" does what is asked and cuts it, "silent" does it and never answers, "slow" answers `seconds` late.
     """
 
     _: KW_ONLY

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# proton names types that are not all there.
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import proton
@@ -28,9 +30,7 @@ class Refusal(Exception):
         self.status: int = status
 
 
-LOCK_LOST = Refusal(
-    f"{_PREFIX}message-lock-lost", "The lock supplied is invalid. Either the lock expired, or the message was settled.", 410
-)
+LOCK_LOST = Refusal(f"{_PREFIX}message-lock-lost", "The lock is not good: it ran out, or the message was settled.", 410)
 _SESSION_LOST = Refusal(f"{_PREFIX}session-lock-lost", "The session lock has expired.", 410)
 _NOT_FOUND = Refusal(f"{_PREFIX}message-not-found", "There is no such message.", 404)
 _NOTHING = Refusal(f"{_PREFIX}no-messages", "There is nothing.", 204)
@@ -52,7 +52,7 @@ def _renew(_: Server, queue: Queue, body: Any, now: float) -> Any:
     if any(stored is None for stored in held):
         raise LOCK_LOST
     ends = [queue.renew(stored, now) for stored in held if stored is not None]
-    return {"expirations": proton.Array(proton.UNDESCRIBED, Data.TIMESTAMP, *map(messages.milliseconds, ends))}
+    return {"expirations": _array(Data.TIMESTAMP, map(messages.milliseconds, ends))}
 
 
 def _schedule(server: Server, queue: Queue, body: Any, now: float) -> Any:
@@ -61,7 +61,7 @@ def _schedule(server: Server, queue: Queue, body: Any, now: float) -> Any:
         raw = bytes(item["message"])
         message = messages.read(raw)
         numbers.append(server.take_in(queue, message, len(raw), now))
-    return {"sequence-numbers": proton.Array(proton.UNDESCRIBED, Data.LONG, *numbers)}
+    return {"sequence-numbers": _array(Data.LONG, numbers)}
 
 
 def _cancel(_: Server, queue: Queue, body: Any, _now: float) -> Any:
@@ -138,6 +138,11 @@ def _sessions(_: Server, queue: Queue, body: Any, _now: float) -> Any:
     if not names:
         raise _NOTHING
     return {"skip": body["skip"] + len(names), "sessions-ids": names}
+
+
+def _array(kind: int, items: Iterable[Any]) -> Any:
+    undescribed: Any = proton.UNDESCRIBED
+    return proton.Array(undescribed, kind, *items)
 
 
 def _elements(array: Any) -> list[Any]:

@@ -5,8 +5,10 @@ The sections and annotations are those that azure-servicebus 7.15 reads and writ
 
 from __future__ import annotations
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# proton names types that are not all there.
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from proton import Data, Described, Message, int32, symbol, timestamp
 
@@ -14,8 +16,8 @@ from cloudq_servicebus.emulator.broker import Stored
 
 #: AMQP 1.0, part 3: the descriptor of a data section.
 _DATA = 0x75
-#: A header that says nothing, as proton writes it, and one that says that the delivery count is 0: without it the SDK reads None.
-_NO_HEADER, _COUNT_ZERO = bytes.fromhex("00537045"), bytes.fromhex("005370c00605404040404" + "3")
+#: A header that says nothing, as proton writes it, and one with a delivery count of 0: without it the SDK reads None.
+_NO_HEADER, _COUNT_ZERO = bytes.fromhex("00537045"), bytes.fromhex("005370c0060540404040" + "43")
 
 
 def parts(raw: bytes) -> list[bytes]:
@@ -39,7 +41,7 @@ def _data_sections(raw: bytes) -> Sequence[bytes]:
         data.next()
         section = data.get_object()
         if isinstance(section, Described) and section.descriptor == _DATA:
-            found.append(bytes(section.value))
+            found.append(bytes(cast("bytes", section.value)))
     return found
 
 
