@@ -36,6 +36,15 @@ class Admin(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep it open, as HTTP 1.1 does."""
         self._socket = cast("asyncio.Transport", transport)
+        self._server.admins.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the signature is asyncio's
+        """Forget it."""
+        self._server.admins.discard(self)
+
+    def cut(self) -> None:
+        """Drop the connection."""
+        self._socket.abort()
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete."""

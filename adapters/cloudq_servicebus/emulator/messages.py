@@ -7,15 +7,14 @@ from __future__ import annotations
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # proton names types that are not all there.
-from collections.abc import Sequence
 from typing import Any, cast
 
 from proton import Data, Described, Message, int32, symbol, timestamp
 
 from cloudq_servicebus.emulator.broker import Stored
 
-#: AMQP 1.0, part 3: the descriptor of a data section.
-_DATA = 0x75
+#: AMQP 1.0, part 3: the descriptors of a data section, of those that are bodies, and of all.
+_DATA, _BODIES, _SECTIONS = 0x75, range(0x75, 0x78), range(0x70, 0x79)
 #: A header that says nothing, as proton writes it, and one with a delivery count of 0: without it the SDK reads None.
 _NO_HEADER, _COUNT_ZERO = bytes.fromhex("00537045"), bytes.fromhex("005370c0060540404040" + "43")
 
@@ -23,34 +22,33 @@ _NO_HEADER, _COUNT_ZERO = bytes.fromhex("00537045"), bytes.fromhex("005370c00605
 def parts(raw: bytes) -> list[bytes]:
     """Return the messages of a transfer: one, or those of a batch (SDK: data sections that each hold an encoded message).
 
-    A batch has a message format of its own, which proton does not show. So a transfer is taken for one when every section of it
-    is a message of its own, whole.
+    A batch has a message format of its own, which proton does not show. So a transfer is taken for one when every data section
+    of it is a message of its own, whole.
     """
-    sections = _data_sections(raw)
-    if sections and all(section[:2] == b"\x00S" and _is_message(section) for section in sections):
-        return list(sections)
+    bodies: list[bytes] = [value for descriptor, value in _sections(raw) if descriptor == _DATA]
+    if bodies and all(any(descriptor in _BODIES for descriptor, _ in _sections(body)) for body in bodies):
+        return bodies
     return [raw]
 
 
-def _data_sections(raw: bytes) -> Sequence[bytes]:
-    data, offset, found = Data(), 0, list[bytes]()
+def _sections(raw: bytes) -> list[tuple[int, Any]]:
+    """Return the sections of a message with their descriptors; nothing when it is no message."""
+    data, offset, found = Data(), 0, list[tuple[int, Any]]()
     while offset < len(raw):
         data.clear()
-        offset += data.decode(raw[offset:])
+        try:
+            offset += data.decode(raw[offset:])
+        except Exception:  # whatever proton has against it
+            return []
         data.rewind()
         data.next()
         section = data.get_object()
-        if isinstance(section, Described) and section.descriptor == _DATA:
-            found.append(bytes(cast("bytes", section.value)))
+        if not isinstance(section, Described) or section.descriptor not in _SECTIONS:
+            return []
+        value: Any = section.value
+        # A buffer of proton is used again with the next one.
+        found.append((int(cast("int", section.descriptor)), bytes(value) if isinstance(value, memoryview) else value))
     return found
-
-
-def _is_message(raw: bytes) -> bool:
-    try:
-        Message().decode(raw)
-    except Exception:  # whatever proton has against it
-        return False
-    return True
 
 
 def read(raw: bytes) -> Any:

@@ -28,6 +28,7 @@ class Server(EmulatorServer):
         #: By lower-case name: names do not depend on case.
         self.queues: dict[str, Queue] = {}
         self.connections: set[Connection] = set()
+        self.admins: set[Admin] = set()
         self.receivers: dict[Queue, list[Receiver]] = defaultdict(list)
         self.admin_port: int = admin_port
         self._sockets: list[asyncio.Server] = []
@@ -57,8 +58,9 @@ class Server(EmulatorServer):
             listening.close()
         if self._timer is not None:
             self._timer.cancel()
-        for connection in list(self.connections):
-            connection.cut()
+        everybody: list[Connection | Admin] = [*self.connections, *self.admins]
+        for each in everybody:
+            each.cut()
         await asyncio.sleep(0)  # the aborts are carried out in the next turn
 
     def look_at_all(self) -> None:
