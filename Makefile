@@ -49,6 +49,8 @@ lock: .venv/dev     ## Write requirements/ anew.
 		pyproject.toml --group dev -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml --group prove -o requirements/prove.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--group pyproject.toml:amqp -o requirements/amqp.txt
 
 clean:              ## Remove what the other verbs made.
 	rm -rf .venv .localstack .peers .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -64,8 +66,9 @@ clean:              ## Remove what the other verbs made.
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
 
-.venv/dev: .venv/core requirements/dev.txt
+.venv/dev: .venv/core requirements/dev.txt requirements/amqp.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --require-hashes -r requirements/amqp.txt || echo "without a C compiler there is no stand-in for Service Bus"
 	@touch $@
 
 # Beside the others, because its pins are old. Half a gigabyte, and optional: without it, its tests are skipped.

@@ -19,7 +19,7 @@ def missing(what: str, reason: str, *, installable: bool = True) -> None:
     """Skip for want of `what`; fail where it is required. "all" are those that a machine can install for itself."""
     if what in REQUIRED or ("all" in REQUIRED and installable):
         pytest.fail(f"{what} is required here (CLOUDQ_REQUIRE) and missing: {reason}")
-    pytest.skip(f"declared: {what}: {reason}" if not installable else f"{what}: {reason}")
+    pytest.skip(f"declared: {what}: {reason}" if not installable else f"{what}: {reason}", allow_module_level=True)
 
 
 def pytest_addoption(parser):

@@ -1,5 +1,8 @@
 """An emulator of Azure Service Bus, for tests and for a developer's machine: in memory, on 127.0.0.1, for the vendor's SDK.
 
+    cloudq emulate servicebus --port 5672
+    Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=any;SharedAccessKey=any;UseDevelopmentEmulator=true;
+
 It speaks AMQP 1.0 with SASL ANONYMOUS and claims-based security, and HTTP for the administration of queues, and does what
 the documentation and azure-servicebus 7.15 say: queues, peek-lock and receive-and-delete, locks that end and are renewed,
 delivery counts and their limit, the dead-letter queue, scheduling and cancelling, deferral, peeking, sessions with their
@@ -18,9 +21,17 @@ For tests, it counts requests, moves its clock and fails as planned, through the
 
 from __future__ import annotations
 
-from cloudq.emulation import MovedClock, Plan
+from cloudq.emulation import MovedClock, Plan, run
 from cloudq_servicebus.emulator.broker import Settings
 from cloudq_servicebus.emulator.faults import Fault, Requests
 from cloudq_servicebus.emulator.server import Server
 
-__all__ = ["Fault", "MovedClock", "Plan", "Requests", "Server", "Settings"]
+__all__ = ["Fault", "MovedClock", "Plan", "Requests", "Server", "Settings", "serve"]
+
+#: Where the vendor's own emulator has its administration (docs, Service Bus emulator).
+ADMIN_PORT = 5300
+
+
+def serve(port: int = 5672) -> None:
+    """Listen on 127.0.0.1 until interrupted, for administration on 5300. OSError: a port is taken."""
+    run(Server(port, admin_port=ADMIN_PORT))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,12 @@ from azure.servicebus.aio import ServiceBusClient as AsyncServiceBusClient
 from azure.servicebus.exceptions import ServiceBusError
 from azure.servicebus.management import ServiceBusAdministrationClient
 
-from cloudq_servicebus.emulator import Fault, Plan, Server, Settings
+from conftest import missing
 from support.clocks import JumpingClock
+
+if find_spec("proton") is None:
+    missing("proton", "it is built from source, which needs a C compiler: pip install python-qpid-proton")
+from cloudq_servicebus.emulator import Fault, Plan, Server, Settings
 
 PAGE = Path(__file__).parents[3] / "docs" / "emulators" / "servicebus.md"
 WRITE = os.environ.get("CLOUDQ_GOLDEN") == "write"
