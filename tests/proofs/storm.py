@@ -19,7 +19,7 @@ def storm(directory: Path, url: str, tasks: int, processes: int, kills: int) -> 
     draw, result = random.Random(SEED), Result({"kills_of_holders": 0, "processes": processes, "seed": SEED})
     storm = Storm(directory, url_in(directory, url), lease=3.0)
     storm.enqueue(storm.tasks.work.message(draw.uniform(0.010, 0.025)) for _ in range(tasks))
-    pause = tasks / (kills + 5)  # spread over the whole run
+    pause = tasks / (2 * kills)  # a kill takes its time too, and the work goes on meanwhile
     with storm.worker("--processes", processes, "--concurrency", 2) as supervisor:
         tries = 0
         while result.figures["kills_of_holders"] < kills and tries < 10 * kills:
