@@ -148,7 +148,9 @@ def _judge(contestant: str, asker, client, endpoint: str, folder: Path, tasks: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="")
-    parser.add_argument("--peers", help="the interpreter of an environment with the peers (requirements/peers.txt)")
+    parser.add_argument(
+        "--peers", type=os.path.abspath, help="the interpreter of an environment with the peers (requirements/peers.txt)"
+    )
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

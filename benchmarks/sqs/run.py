@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=5000)
-    parser.add_argument("--peers", help="the interpreter of an environment with the peers")
+    parser.add_argument("--peers", type=os.path.abspath, help="the interpreter of an environment with the peers")
     parser.add_argument("--only", default="drain,latency,enqueue")
     parser.add_argument("--quick", action="store_true", help="one small round: shows that it runs, not how fast")
     options = parser.parse_args()
