@@ -58,7 +58,7 @@ PUBSUB = Facts(
         "native_order": "API Subscription.enable_message_ordering",
         "fair": "API, all operations: none shares a subscription by the publisher",
         "ordered_delay": _NO_DELAY,
-        "ordered_release_delay": f"{_DEADLINE}; that the key's later messages wait was seen on two emulators, and no page says it",
+        "ordered_release_delay": f"{_DEADLINE}; the key's later messages wait on two emulators, which no page says",
         "dedup": "API PubsubMessage: the server gives each publish an id of its own",
         "dedup_window": "as dedup",
         "counts_crashes": "API ReceivedMessage.delivery_attempt: nacks and expired deadlines alike, best effort",
