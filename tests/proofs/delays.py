@@ -17,7 +17,7 @@ from cloudq import CloudQ
 from cloudq.driver import Part, Provisioner
 from cloudq.testing import ManualClock
 from cloudq.worker.process import Plan, engine_of
-from cloudq_pubsub import driver as pubsub_driver
+from cloudq_pubsub.emulator import service as pubsub_service
 from cloudq_sqs import driver as sqs_driver
 from proofs.part import Part as ProofPart
 from proofs.part import Piece, Result
@@ -47,8 +47,8 @@ async def _delays(name: str, parked: int, most_parked: int, longest: float) -> R
             result.figures["the_provider_hides"] = served.server.service.most_in_flight
             stack.enter_context(mock.patch.object(sqs_driver, "LIMITS", replace(sqs_driver.LIMITS, parked=most_parked)))
         else:
-            # Each hop ends with a look that finds nothing, which waits in real time.
-            stack.enter_context(mock.patch.object(pubsub_driver, "_SHORTEST", 0.15))
+            # Each hop ends with a look that finds nothing, which waits in real time: the server ends it soon.
+            stack.enter_context(mock.patch.object(pubsub_service, "PULL_WAIT", 0.05))
         await _follow(result, clock, served, parked, {key: delay for key, delay in DELAYS.items() if delay <= longest})
     return result
 
