@@ -96,7 +96,7 @@ class PubSubDriver:
         emulator = os.environ.get("PUBSUB_EMULATOR_HOST", "") if not options.endpoint else ""
         self._options = replace(options, endpoint=emulator, plain=True) if emulator else options
         self._limits = replace(LIMITS, tells_lost=True) if options.exactly_once else LIMITS
-        self._credentials: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]
+        self._credentials: Any = AnonymousCredentials()  # type: ignore[no-untyped-call]  # google.auth's
         project = options.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
         if not self._options.plain:
             try:

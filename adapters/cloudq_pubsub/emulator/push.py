@@ -99,7 +99,7 @@ class Pusher:
             headers["Authorization"] = f"Bearer {self._sign(config.oidc_token, endpoint)}"
         request = urllib.request.Request(endpoint, body, headers, method="POST")  # noqa: S310  where the test says
         try:
-            with urllib.request.urlopen(request, timeout=settings.ack_deadline_seconds) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=settings.ack_deadline_seconds) as answer:  # noqa: S310  as above
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             error.close()

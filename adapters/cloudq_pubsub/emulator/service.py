@@ -88,32 +88,32 @@ class Service:
 
     # Topics -----------------------------------------------------------------------------------------------------------
 
-    async def CreateTopic(self, request: Any, _: Any) -> Any:  # noqa: N802  as on the wire, and so all below
+    async def CreateTopic(self, request: Any, _: Any) -> Any:
         _check_name(request.name, "topics")
         if request.name in self.topics:
             raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"Topic already exists (resource={request.name}).")
         self.topics[request.name] = request
         return request
 
-    async def UpdateTopic(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def UpdateTopic(self, request: Any, _: Any) -> Any:
         topic = self._topic(request.topic.name)
         _masked(request.update_mask, request.topic, topic)
         return topic
 
-    async def GetTopic(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetTopic(self, request: Any, _: Any) -> Any:
         return self._topic(request.topic)
 
-    async def ListTopics(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def ListTopics(self, request: Any, _: Any) -> Any:
         # All on one page: page sizes are not imitated.
         found = [topic for name, topic in self.topics.items() if name.startswith(f"{request.project}/topics/")]
         return raw(types.ListTopicsResponse)(topics=found)
 
-    async def ListTopicSubscriptions(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def ListTopicSubscriptions(self, request: Any, _: Any) -> Any:
         self._topic(request.topic)
         found = [name for name, sub in self.subscriptions.items() if sub.settings.topic == request.topic]
         return raw(types.ListTopicSubscriptionsResponse)(subscriptions=found)
 
-    async def DeleteTopic(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def DeleteTopic(self, request: Any, _: Any) -> Any:
         self._topic(request.topic)
         del self.topics[request.topic]
         for subscription in self.subscriptions.values():
@@ -121,7 +121,7 @@ class Service:
                 subscription.settings.topic = "_deleted-topic_"  # API DeleteTopic
         return Empty()
 
-    async def Publish(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def Publish(self, request: Any, _: Any) -> Any:
         self._topic(request.topic)
         messages = request.messages
         if not messages:
@@ -156,7 +156,7 @@ class Service:
 
     # Subscriptions ----------------------------------------------------------------------------------------------------
 
-    async def CreateSubscription(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def CreateSubscription(self, request: Any, _: Any) -> Any:
         _check_name(request.name, "subscriptions")
         self._topic(request.topic)
         if request.name in self.subscriptions:
@@ -168,7 +168,7 @@ class Service:
             raise _refuse(str(error)) from error
         return request
 
-    async def UpdateSubscription(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def UpdateSubscription(self, request: Any, _: Any) -> Any:
         subscription = self._subscription(request.subscription.name)
         fixed = {"topic", "filter", "enable_message_ordering"} & set(request.update_mask.paths)
         if fixed:  # docs, subscription properties
@@ -181,21 +181,21 @@ class Service:
         self._announce(subscription)
         return changed
 
-    async def GetSubscription(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def GetSubscription(self, request: Any, _: Any) -> Any:
         return self._subscription(request.subscription).settings
 
-    async def ListSubscriptions(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def ListSubscriptions(self, request: Any, _: Any) -> Any:
         prefix = f"{request.project}/subscriptions/"
         found = [sub.settings for name, sub in self.subscriptions.items() if name.startswith(prefix)]
         return raw(types.ListSubscriptionsResponse)(subscriptions=found)
 
-    async def DeleteSubscription(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def DeleteSubscription(self, request: Any, _: Any) -> Any:
         subscription = self._subscription(request.subscription)
         del self.subscriptions[request.subscription]
         self._announce(subscription)
         return Empty()
 
-    async def ModifyPushConfig(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def ModifyPushConfig(self, request: Any, _: Any) -> Any:
         subscription = self._subscription(request.subscription)
         subscription.settings.push_config.CopyFrom(request.push_config)
         self._announce(subscription)
@@ -203,7 +203,7 @@ class Service:
 
     # Delivery ---------------------------------------------------------------------------------------------------------
 
-    async def Pull(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Pull(self, request: Any, context: Any) -> Any:
         subscription = self._subscription(request.subscription)
         if request.max_messages <= 0:
             raise _refuse("The value for max_messages must be greater than 0.")
@@ -222,12 +222,12 @@ class Service:
             self.requests.empty += 1
         return _Pulled(received_messages=self._received(subscription, held))
 
-    async def Acknowledge(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def Acknowledge(self, request: Any, _: Any) -> Any:
         subscription = self._subscription(request.subscription)
         self.settle(subscription, request.ack_ids, None)
         return Empty()
 
-    async def ModifyAckDeadline(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def ModifyAckDeadline(self, request: Any, _: Any) -> Any:
         subscription = self._subscription(request.subscription)
         if not 0 <= request.ack_deadline_seconds <= DEADLINES[1]:  # API ModifyAckDeadlineRequest
             raise _refuse(f"Invalid ack deadline given: {request.ack_deadline_seconds}. It must be between 0 and 600.")
@@ -362,7 +362,7 @@ class Service:
 
     # Snapshots --------------------------------------------------------------------------------------------------------
 
-    async def CreateSnapshot(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def CreateSnapshot(self, request: Any, _: Any) -> Any:
         _check_name(request.name, "snapshots")
         if request.name in self.snapshots:
             raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"Snapshot already exists (resource={request.name}).")
@@ -370,12 +370,12 @@ class Service:
         snapshot = self.snapshots[request.name] = subscription.snapshot(request.name, self.clock.time())
         return raw(types.Snapshot)(name=snapshot.name, topic=snapshot.topic)
 
-    async def DeleteSnapshot(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def DeleteSnapshot(self, request: Any, _: Any) -> Any:
         self._snapshot(request.snapshot)
         del self.snapshots[request.snapshot]
         return Empty()
 
-    async def Seek(self, request: Any, _: Any) -> Any:  # noqa: N802
+    async def Seek(self, request: Any, _: Any) -> Any:
         subscription = self._subscription(request.subscription)
         self.pass_time(subscription)
         if request.HasField("snapshot"):
