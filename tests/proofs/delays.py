@@ -44,12 +44,14 @@ async def _delays(name: str, parked: int, most_parked: int, longest: float) -> R
         if isinstance(served, SQSWire):
             # Scaled with the sample: the service hides 120,000, of which the core takes 100,000.
             served.server.service.most_in_flight = most_parked + most_parked // 5
-            result.figures["the_provider_hides"] = served.server.service.most_in_flight
             stack.enter_context(mock.patch.object(sqs_driver, "LIMITS", replace(sqs_driver.LIMITS, parked=most_parked)))
         else:
             # Each hop ends with a look that finds nothing, which waits in real time: the server ends it soon.
             stack.enter_context(mock.patch.object(pubsub_service, "PULL_WAIT", 0.05))
         await _follow(result, clock, served, parked, {key: delay for key, delay in DELAYS.items() if delay <= longest})
+        if isinstance(served, SQSWire):
+            hidden, hides = result.figures["most_hidden_at_once"], served.server.service.most_in_flight
+            result.hold(hidden <= hides, f"{hidden} were hidden, and the provider hides {hides}")
     return result
 
 
@@ -122,9 +124,7 @@ def _pieces(full: bool, url: str) -> Sequence[Piece]:
 
 
 def _check(figures: dict[str, Any]) -> Sequence[str]:
-    broken = [] if figures["parked"] >= 150_000 else ["too few were parked"]
-    hides = figures.get("the_provider_hides", float("inf"))
-    return [*broken, *([] if figures["most_hidden_at_once"] <= hides else ["more were hidden than the provider hides"])]
+    return [] if figures["parked"] >= 150_000 else ["too few were parked"]
 
 
 DELAYED = ProofPart(

@@ -100,10 +100,11 @@ async def test_a_publish_that_was_broken_off_is_not_overtaken(pubsub):
 async def test_two_that_wait_for_the_same_publish_take_their_turn(pubsub):
     async with pubsub.driver() as driver:
         queue = await pubsub.queue(ordered=True)
+        assert await driver.send(queue, [message(9, group="other")]) == {}  # there is a connection: nobody waits for one
         pubsub.server.plan = Plan([Fault("Publish", kind="slow", seconds=0.3, times=2)])
         sends = [asyncio.ensure_future(driver.send(queue, [message(number, group="k")])) for number in range(3)]
         await asyncio.gather(*sends)
-        assert [json.loads(held.message.data)["number"] for held in pubsub.held(queue)] == [0, 1, 2]
+        assert [json.loads(held.message.data)["number"] for held in pubsub.held(queue)] == [9, 0, 1, 2]
         assert driver._publishing == {}
 
 
