@@ -226,7 +226,7 @@ class PubSubDriver:
     # Receiving --------------------------------------------------------------------------------------------------------
 
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
-        """Pull. The lease is the subscription's `ack_deadline_seconds`, which has to be the queue's.
+        """Pull. The lease begins as the subscription's `ack_deadline_seconds`; a shorter one is extended at once.
 
         What the service gave out to a pull that was broken off is out of everybody's reach until its lease ends, and counted.
         Cancelled, a pull ends later and gives back what it brought; at the end of its wait, which the service is told, it is
@@ -236,19 +236,23 @@ class PubSubDriver:
         await self._connected(queue, self._clients.subscribing)
         deadline = await self._deadline(queue)
         longest = max(1.0, queue.lease / _WAIT_SHARE)
+        pull = asyncio.ensure_future(self._pull(queue, max_messages, max(_SHORTEST, min(wait, longest)), deadline))
+        try:
+            return await asyncio.shield(pull)
+        except asyncio.CancelledError:
+            self._in_background(self._undo(queue, pull))
+            raise
+
+    async def _pull(self, queue: Queue, max_messages: int, patience: float, deadline: int) -> list[Delivery]:
         began = self._clock.monotonic()
         request = _PullRequest(subscription=self._subscription(queue), max_messages=max_messages)
-        patience = max(_SHORTEST, min(wait, longest))
-        pull = asyncio.ensure_future(self._call(queue, "Pull", self._clients.subscriber.pull, request, patience))
-        try:
-            answer = await asyncio.shield(pull)
-        except asyncio.CancelledError:
-            self._in_background(self._undo(queue, pull, began))
-            raise
-        deliveries = self._deliveries(queue, answer, began)
+        answer = await self._call(queue, "Pull", self._clients.subscriber.pull, request, patience)
+        deliveries = self._deliveries(queue, answer, queue.lease, began)
         if deliveries and deadline < queue.lease:
-            with contextlib.suppress(DriverError):  # then the lease keeper, or whoever receives them next, does it
+            try:
                 await self._hide(queue, deliveries, math.ceil(queue.lease))
+            except DriverError:  # the lease keeper is told how little there is, and tries again
+                return self._deliveries(queue, answer, max(deadline, LIMITS.lease[0]), began)
         return deliveries
 
     async def _deadline(self, queue: Queue) -> int:
@@ -274,15 +278,15 @@ class PubSubDriver:
                 )  # fmt: skip
         return self._deadlines[name]
 
-    def _deliveries(self, queue: Queue, answer: Any, began: float) -> list[Delivery]:
+    def _deliveries(self, queue: Queue, answer: Any, lease: float, began: float) -> list[Delivery]:
         if answer is None:
             return []
-        left = queue.lease - (self._clock.monotonic() - began)
+        left = lease - (self._clock.monotonic() - began)
         return [_delivery(queue, received, left) for received in types.PullResponse.pb(answer).received_messages]
 
-    async def _undo(self, queue: Queue, pull: asyncio.Future[Any], began: float) -> None:
+    async def _undo(self, queue: Queue, pull: asyncio.Future[list[Delivery]]) -> None:
         with contextlib.suppress(DriverError):  # not given back, it comes back when its lease ends
-            taken = self._deliveries(queue, await pull, began)
+            taken = await pull
             if taken:
                 await self.release(queue, [Release(delivery, counted=False) for delivery in taken])
 

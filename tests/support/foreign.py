@@ -98,7 +98,7 @@ def google_pubsub(patience: float = 60.0) -> Iterator[str]:
             deadline = time.monotonic() + patience  # noqa: TID251  a real process starts in real time
             while True:
                 assert process.poll() is None, "Google's emulator ended while it started"
-                assert time.monotonic() < deadline, f"Google's emulator did not listen within {patience:g} s"  # noqa: TID251
+                assert time.monotonic() < deadline, f"Google's emulator did not listen within {patience:g} s"  # noqa: TID251  as above
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()
                     break

@@ -328,6 +328,14 @@ async def test_a_worker_that_may_not_see_the_deadline_extends_after_each_pull(pu
     assert (pubsub.asked("GetSubscription"), pubsub.asked("ModifyAckDeadline")) == (1, 1)
 
 
+async def test_where_the_extension_fails_the_short_lease_is_told(pubsub):
+    async with pubsub.driver() as driver:
+        queue = await filled(pubsub, driver, 1, lease=10.0)
+        pubsub.server.plan = Plan([Fault("ModifyAckDeadline", code="UNAVAILABLE", times=1)])
+        (taken,) = await driver.receive(replace(queue, lease=60.0), 10, 5.0)
+        assert taken.leased_for <= 10.0
+
+
 async def test_a_missing_subscription_has_no_counts(pubsub):
     async with pubsub.driver() as driver:
         queue = await pubsub.queue()
