@@ -11,6 +11,7 @@ leases early: the message runs again, and the fence tells the first holder that 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -61,8 +62,8 @@ _PREPARE_TRIES = 250
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file, making it when it is not there. Only its owner may read it; a symbolic link is refused."""
-    if sqlite3.sqlite_version_info < (3, 35):
-        raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed (RETURNING).")
+    if sqlite3.sqlite_version_info < (3, 38):
+        raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or later is needed (it has JSON functions).")
     if not path.parent.is_dir():
         what = f"{path.parent} is no directory" if path.parent.exists() else f"there is no directory {path.parent}"
         raise ConfigError(f"the queue file {path} cannot be made: {what}. Make it, or name another in the URL.")
@@ -177,36 +178,55 @@ class Store:
         return row is not None
 
     def claim(self, queue: Queue, max_messages: int) -> list[Delivery]:
-        """Lease what is due."""
+        """Lease what is due.
+
+        In three statements that answer with one row each. SQLite gives up the interpreter's lock at every row, and beside tasks
+        that compute, getting it back takes milliseconds; a claim that hands out fifty rows would hold the file's write lock
+        meanwhile, and every renewal of every process behind it.
+        """
         now = self._clock.time()
         token = random.getrandbits(62)
         # The order is one of two constants above; nothing from outside becomes part of a statement.
         order = _ORDERED if queue.ordered else _UNORDERED
-        rows = self._db.execute(
+        (found,) = self._db.execute(
             f"""
+            SELECT json_group_array(id) FROM
+                (SELECT id FROM messages WHERE queue = :queue AND visible_at <= :now {order} LIMIT :count)
+            """,  # noqa: S608  the order is a constant
+            {"queue": queue.physical, "now": now, "count": max_messages},
+        ).fetchone()
+        self._db.execute(
+            """
             UPDATE messages
             SET token = :token, visible_at = :until, extended = 0, deliveries = deliveries + 1,
                 crashes = crashes + (token IS NOT NULL AND (crashes = 0 OR extended))
-            WHERE id IN (SELECT id FROM messages WHERE queue = :queue AND visible_at <= :now {order} LIMIT :count)
-            RETURNING id, body, deliveries, crashes, sent_at, message_id, grp, attributes
-            """,  # noqa: S608  the order is a constant
-            {"token": token, "until": now + queue.lease, "queue": queue.physical, "now": now, "count": max_messages},
-        ).fetchall()
-        rows.sort()  # RETURNING promises no order
+            WHERE id IN (SELECT value FROM json_each(:found))
+            """,
+            {"token": token, "until": now + queue.lease, "found": found},
+        )
+        # JSON has no bytes, and SQLite writes a float into it with 15 digits; 17 are the number itself.
+        (leased,) = self._db.execute(
+            """
+            SELECT json_group_array(json_array(
+                id, hex(body), deliveries, crashes, printf('%!.17g', sent_at), message_id, grp, attributes))
+            FROM messages WHERE id IN (SELECT value FROM json_each(?))
+            """,
+            (found,),
+        ).fetchone()
         return [
             Delivery(
                 queue=queue,
-                body=body,
+                body=bytes.fromhex(body),
                 receipt=(number, token),
                 deliveries=deliveries,
                 leased_for=queue.lease,
-                sent_at=sent_at,
+                sent_at=float(sent_at),
                 message_id=message_id,
                 group=group,
                 crashes=crashes,
                 attributes=json.loads(attributes) if attributes else {},
             )
-            for number, body, deliveries, crashes, sent_at, message_id, group, attributes in rows
+            for number, body, deliveries, crashes, sent_at, message_id, group, attributes in sorted(json.loads(leased))
         ]
 
     def delete(self, batch: Sequence[Delivery]) -> list[Settled]:
@@ -331,27 +351,23 @@ class Store:
     def _change(self, statement: str, values: tuple[float, ...], batch: Sequence[Delivery]) -> list[bool]:
         """Change what is still held; tell for each whether it was.
 
-        One statement for all that came from one claim: each gives up the interpreter's lock, and beside tasks that compute,
-        getting it back takes milliseconds. Only when one of them is not held any more, they are taken one by one.
+        One statement for all: each gives up the interpreter's lock, and beside tasks that compute, getting it back takes
+        milliseconds, in which the file stays locked. Only when one of them is not held any more, they are taken one by one.
         """
-        changed = [False] * len(batch)
-        claims: dict[int, list[int]] = {}
-        for position, delivery in enumerate(batch):
-            claims.setdefault(_receipt(delivery)[1], []).append(position)
-        for token, positions in claims.items():
-            numbers = [_receipt(batch[position])[0] for position in positions]
-            places = ",".join("?" * len(numbers))
-            where = f"{statement} WHERE token = ? AND id IN ({places})"  # constants, and question marks
-            self._db.execute("SAVEPOINT together")
-            all_held = self._db.execute(where, (*values, token, *numbers)).rowcount == len(numbers)
-            if not all_held:
-                self._db.execute("ROLLBACK TO together")
-            self._db.execute("RELEASE together")
-            for position, number in zip(positions, numbers, strict=True):
-                changed[position] = all_held or (
-                    self._db.execute(f"{statement} WHERE token = ? AND id = ?", (*values, token, number)).rowcount > 0
-                )
-        return changed
+        receipts = [_receipt(delivery) for delivery in batch]
+        numbers = ",".join("?" * len(receipts))
+        pairs = ",".join(["(?, ?)"] * len(receipts))
+        # By id first, so that SQLite looks each up by its key; nothing but constants and question marks.
+        where = f"{statement} WHERE id IN ({numbers}) AND (id, token) IN (VALUES {pairs})"
+        self._db.execute("SAVEPOINT together")
+        all_held = self._db.execute(
+            where, (*values, *(number for number, _ in receipts), *itertools.chain.from_iterable(receipts))
+        ).rowcount == len(receipts)
+        if not all_held:
+            self._db.execute("ROLLBACK TO together")
+        self._db.execute("RELEASE together")
+        one = f"{statement} WHERE id = ? AND token = ?"
+        return [all_held or self._db.execute(one, (*values, *receipt)).rowcount > 0 for receipt in receipts]
 
     def _verdict(self, delivery: Delivery, removed: bool) -> Settled:  # noqa: FBT001  the answer, told on
         if removed:
