@@ -51,7 +51,8 @@ class Queue:
     `physical` is computed in `cloudq.naming` and nowhere else. `lease` is how long a received message stays hidden from
     other receivers, in seconds. `dedup` is the window in seconds within which a second message of the same id is dropped
     by the provider, 0 for none. `of_ordered` says that the logical queue keeps order, for a provider whose dead part must then
-    be of another kind; the dead part itself need not keep any.
+    be of another kind; the dead part itself need not keep any. `mains` are, for a dead part, the physical names of those whose
+    dead letters it keeps: a provider that has one built into each queue finds them there.
     """
 
     logical: str
@@ -62,6 +63,7 @@ class Queue:
     lease: float = 60.0
     dedup: float = 0.0
     of_ordered: bool = False
+    mains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

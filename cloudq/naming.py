@@ -19,7 +19,7 @@ from cloudq.errors import ConfigError
 
 #: The tightest provider takes names of 80 characters; a namespace and a queue of 32 leave room for every suffix.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_\-]{0,31}", re.ASCII)
-_SUFFIX = {Part.MAIN: "", Part.DELAY: "-delay", Part.DEAD: "-dlq"}
+_SUFFIX = {Part.DELAY: "-delay", Part.DEAD: "-dlq"}
 
 
 def check_name(name: object, what: str) -> str:
@@ -40,12 +40,10 @@ def address(namespace: str, logical: str, settings: QueueSettings, part: Part, p
 @cache
 def _address(namespace: str, logical: str, settings: QueueSettings, part: Part, priority: str) -> Queue:
     # Every enqueue asks, and the answer is the same while the settings are.
-    suffix = _SUFFIX[part]
-    if part is Part.MAIN and priority != "normal":
-        suffix = f"-{priority}"
+    suffix = _suffix(priority) if part is Part.MAIN else _SUFFIX[part]
     return Queue(
         logical=logical,
-        physical=f"{namespace}-{logical}{suffix}",
+        physical=_physical(namespace, logical, suffix),
         part=part,
         priority=priority,
         # What is dead or waits elsewhere holds up nobody of its key: only the queue itself is in order.
@@ -53,7 +51,16 @@ def _address(namespace: str, logical: str, settings: QueueSettings, part: Part, 
         of_ordered=settings.ordered,
         lease=seconds(settings.lease, f"queues.{logical}.lease"),
         dedup=seconds(settings.dedup, f"queues.{logical}.dedup") if part is Part.MAIN else 0.0,
+        mains=tuple(_physical(namespace, logical, _suffix(each)) for each in settings.priorities) if part is Part.DEAD else (),
     )
+
+
+def _suffix(priority: str) -> str:
+    return "" if priority == "normal" else f"-{priority}"
+
+
+def _physical(namespace: str, logical: str, suffix: str) -> str:
+    return f"{namespace}-{logical}{suffix}"
 
 
 def addresses(namespace: str, logical: str, settings: QueueSettings) -> list[Queue]:

@@ -31,6 +31,8 @@ from cloudq_sqs.options import Options
 from conftest import missing
 from support.clocks import JumpingClock
 from support.foreign import LOCALSTACK, google_pubsub, google_pubsub_jar, localstack, moto
+from support.servicebus import Emulated as ServiceBusEmulated
+from support.servicebus import need_proton
 
 numbers = itertools.count()
 
@@ -205,14 +207,51 @@ class PubSub(LocalHarness):
         return app
 
 
-@pytest.fixture(params=[SQLite, Memory, Composing, SQS, PubSub], ids=lambda kind: kind.__name__)
+class ServiceBus(LocalHarness):
+    """The SDK over a socket: the shipped emulator, on a clock that the test moves."""
+
+    lease = 5.0  # the shortest there is
+    tick = 1.0
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        need_proton()
+        self.emulated = ServiceBusEmulated(clock=self.clock)
+
+    def close(self):
+        self.emulated.server.stop()
+
+    def open(self):
+        return self.emulated.driver()
+
+    async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
+        if part is Part.DEAD:  # it is built into the one before
+            return self.emulated.dead(self.latest)
+        self.latest = await super().queue(part, ordered=ordered, dedup=dedup)
+        async with self.open() as driver:
+            await driver.create([self.latest])
+        return self.latest
+
+    async def pass_time(self, seconds):
+        await super().pass_time(seconds)
+        self.emulated.server.look()
+
+    def app(self, **queues):
+        settings = {name: {"lease": self.lease, **settings} for name, settings in queues.items()}
+        app = self.emulated.app(clock=False, **settings)
+        with ThreadPoolExecutor() as pool:
+            pool.submit(asyncio.run, self.emulated.create()).result()
+        return app
+
+
+@pytest.fixture(params=[SQLite, Memory, Composing, SQS, PubSub, ServiceBus], ids=lambda kind: kind.__name__)
 def harness(request, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     made = request.param(tmp_path)
     yield made
-    if isinstance(made, (SQS, PubSub)):
+    if isinstance(made, (SQS, PubSub, ServiceBus)):
         made.close()
 
 

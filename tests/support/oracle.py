@@ -128,6 +128,9 @@ class _History:
         #: By task, worker and attempt. Two such deliveries may be in one worker, where the queue holds two messages of one id.
         self._lost: dict[tuple[str, object, int], Counter[str]] = defaultdict(Counter)
         self._copies: Counter[str] = Counter()
+        #: Deliveries of which it was told that they are acked, as long as no run began after the first.
+        self._acks: dict[str, set[object]] = defaultdict(set)
+        self._begun_after_ack: set[str] = set()
         self._finished: set[str] = set()
         self._dead: dict[str, str] = {}
         self._running: dict[str, set[object]] = defaultdict(set)
@@ -150,6 +153,8 @@ class _History:
                 self._hear_of_run(position, line)
             case "told":
                 self._reports.told(task_id, line)
+                if line["what"] == "acked":
+                    self._acks[task_id].add((line.get("worker", line.get("pid")), line["attempt"]))
             case "cause" if line["what"] in _TOLD_TWICE:
                 delivery = (task_id, line.get("worker", line.get("pid")), line["attempt"])
                 self._lost[delivery][line["what"]] += 1
@@ -175,6 +180,8 @@ class _History:
         match line["kind"]:
             case "start":
                 self._starts[task_id] += 1
+                if self._acks[task_id]:
+                    self._begun_after_ack.add(task_id)
                 others = {other for other in self._running[task_id] if (task_id, other) not in self._excused}
                 self._at_once[task_id] = max(self._at_once[task_id], len(others))
                 self._running[task_id].add(run)
@@ -192,6 +199,11 @@ class _History:
     def verdict(self) -> Verdict:
         for (task_id, _, _), told in self._lost.items():
             self._causes[task_id] += max(told.values())
+        for task_id, acks in self._acks.items():
+            # The lease of the first was lost without its holder's knowledge: somebody else ran it and acked it, and then the
+            # first one's ack was answered OK, as the contract has it of what is gone. A run after an ack is no such thing.
+            if task_id not in self._begun_after_ack:
+                self._causes[task_id] += max(0, len(acks) - 1)
         starts, dead, over = self._starts, self._dead, self._finished | set(self._dead)
         enqueued = self._enqueued.items()
         return Verdict(

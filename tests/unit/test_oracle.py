@@ -48,6 +48,10 @@ MISREPORTED = {
 GOOD = {
     "one run": [*ENQUEUED, TOLD[0], *RUN, *TOLD[1:]],
     "killed and run again": [*ENQUEUED, RUN[0], LOOSE, CAUSE, *AGAIN, TOLD[1], TOLD[2]],
+    "taken over unnoticed, and acked when it was gone": [
+        *ENQUEUED, TOLD[0], *RUN, TOLD[1], told("started", attempt=2), *AGAIN, told("succeeded", attempt=2),
+        told("acked", attempt=2), TOLD[2],
+    ],
     "two messages at once": [*ENQUEUED, RUN[0], CAUSE, AGAIN[0], RUN[1], AGAIN[1], TOLD[1], TOLD[1], COPY],
     "unknown and never seen": [{"kind": "attempt"}, {"kind": "unknown"}],
     "unknown, then refused, and run": [{"kind": "attempt"}, {"kind": "unknown"}, {"kind": "failed"}, *RUN, TOLD[1]],
@@ -76,6 +80,11 @@ def test_each_class_is_found(name):
 def test_what_is_not_so_is_a_misreport(name):
     verdict = history(*MISREPORTED[name], *OVER)
     assert verdict.misreport == ["t"], str(verdict)
+
+
+def test_a_run_after_an_ack_is_not_explained_by_a_second_ack():
+    again = [told("started", attempt=2), *AGAIN, told("succeeded", attempt=2), told("acked", attempt=2)]
+    assert history(*ENQUEUED, *OVER, *TOLD[:1], *RUN, *TOLD[1:], *again).classes["unexplained"] == 1
 
 
 def test_one_lost_delivery_explains_one_run_however_often_it_is_told_of():

@@ -25,13 +25,11 @@ from cloudq.emulation import MovedClock, Plan, run
 from cloudq_servicebus.emulator.broker import Settings
 from cloudq_servicebus.emulator.faults import Fault, Requests
 from cloudq_servicebus.emulator.server import Server
+from cloudq_servicebus.options import PORT, admin_port
 
 __all__ = ["Fault", "MovedClock", "Plan", "Requests", "Server", "Settings", "serve"]
 
-#: Where the vendor's own emulator has its administration (docs, Service Bus emulator).
-ADMIN_PORT = 5300
 
-
-def serve(port: int = 5672) -> None:
-    """Listen on 127.0.0.1 until interrupted, for administration on 5300. OSError: a port is taken."""
-    run(Server(port, admin_port=ADMIN_PORT))
+def serve(port: int = PORT) -> None:
+    """Listen on 127.0.0.1 until interrupted, for administration 372 ports below. OSError: a port is taken."""
+    run(Server(port, admin_port=admin_port(port)))

@@ -7,6 +7,8 @@ queue, and the list of all; the counts of the runtime come with a GET.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit
@@ -66,6 +68,8 @@ class Admin(asyncio.Protocol):
             )
 
     def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if path == "$emulator":
+            return 200, json.dumps({"pid": os.getpid()}).encode()
         if path.lower() == "$resources/queues":
             entries = "".join(_entry(queue) for queue in self._server.queues.values())
             return 200, f'<feed xmlns="{_ATOM}"><title type="text">Queues</title>{entries}</feed>'.encode()

@@ -1,0 +1,373 @@
+"""The Service Bus driver: azure-servicebus on asyncio, under cloudq's own lease keeper.
+
+The SDK's retries are off: who tries again, and when, is decided above, where it is known whether trying again can duplicate
+something. Connections are opened when they are needed; `links` and `sessions` tell who uses which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast
+
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusSubQueue
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
+
+from cloudq.clock import Clock
+from cloudq.driver import Burial, Delivery, Limits, Outgoing, Part, Queue, Release, Settled, Stats
+from cloudq.errors import AccessDenied, DriverError, Refused, Unavailable
+from cloudq_servicebus import messages
+from cloudq_servicebus.administration import Administration
+from cloudq_servicebus.errors import translate
+from cloudq_servicebus.facts import SERVICEBUS
+from cloudq_servicebus.links import SHORTEST, Lease, Receivers, now
+from cloudq_servicebus.options import Options
+from cloudq_servicebus.senders import Sender
+from cloudq_servicebus.sessions import Sessions
+
+T = TypeVar("T")
+
+#: Of a queue whose lock is shorter than this share of the lease that the application believes in, nothing is received.
+_ENOUGH = 0.75
+#: SDK: how long one read of a socket waits (0.2 s by default), and so the most that a settlement waits for another's answer.
+_READ = 0.1
+#: SDK: bounds an opening, and a request to the management of a queue.
+_TRY = 30.0
+
+
+class _Source(Protocol):
+    """What serves the receives of one queue."""
+
+    async def receive(self, most: int, wait: float, stop: asyncio.Event) -> list[Lease]: ...
+    async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled: ...
+    async def renew(self, lease: Lease) -> Settled: ...
+    def ends(self, lease: Lease) -> float: ...
+    def done(self, lease: Lease, rest: float) -> None: ...
+    async def close(self) -> None: ...
+
+
+class ServiceBusDriver:
+    """A driver on one namespace. Make it after a fork, not before."""
+
+    def __init__(self, options: Options, clock: Clock) -> None:
+        """Finds credentials as Azure's libraries do, at the first call."""
+        self._options = options
+        self._clock = clock
+        self._pid = os.getpid()
+        self._client: ServiceBusClient | None = None
+        self._credential: Any = None
+        self._administration = Administration(options)
+        self._senders: dict[str, Sender] = {}
+        self._sources: dict[str, _Source] = {}
+        self._background: set[asyncio.Future[Any]] = set()
+        self._closed = False
+
+    @property
+    def limits(self) -> Limits:
+        """See `facts`."""
+        return SERVICEBUS.limits
+
+    # Sending ----------------------------------------------------------------------------------------------------------
+
+    async def send(self, queue: Queue, batch: Sequence[Outgoing]) -> Mapping[int, DriverError]:
+        """Send, packed as the link takes it; a batch is taken or refused as a whole (docs, AMQP protocol guide)."""
+        self._usable()
+        if queue.part is Part.DEAD:
+            raise Refused(f"{self._named(queue)}: a dead-letter queue takes nothing that is sent. Dead-letter it instead.")
+        sending = asyncio.ensure_future(self._sender(queue).send(queue, batch))
+        self._hold(sending)
+        # Cancelled, it goes on: the SDK's sender cannot be left in the middle, and the next one must not overtake it.
+        failures = await asyncio.shield(sending)
+        if len(failures) == len(batch) and len({id(error) for error in failures.values()}) == 1:
+            raise failures[0]  # the whole of it failed
+        return failures
+
+    def _sender(self, queue: Queue) -> Sender:
+        name = self._options.name(queue)
+        if name not in self._senders:
+            client = self._connected()
+            self._senders[name] = Sender(lambda: client.get_queue_sender(name), self._named(queue), self._clock)
+        return self._senders[name]
+
+    # Receiving --------------------------------------------------------------------------------------------------------
+
+    async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
+        """Receive under the lock that the queue gives. Cancelled, it ends within a second and gives back what it brought."""
+        self._usable()
+        stop = asyncio.Event()
+        receiving = asyncio.ensure_future(self._receive(queue, max_messages, wait, stop))
+        self._hold(receiving)
+        try:
+            return await asyncio.shield(receiving)
+        except asyncio.CancelledError:
+            stop.set()
+            self._hold(asyncio.ensure_future(self._undo(queue, receiving)))
+            raise
+
+    async def _receive(self, queue: Queue, most: int, wait: float, stop: asyncio.Event) -> list[Delivery]:
+        until = now() + wait
+        names = [self._options.name(queue)] if queue.part is not Part.DEAD else self._options.sources(queue)
+        while True:
+            for name in names:
+                source = self._source(queue, name)
+                rest = max(0.0, until - now())
+                try:
+                    leases = await source.receive(most, rest if len(names) == 1 else SHORTEST, stop)
+                except DriverError:
+                    raise
+                except Exception as error:
+                    raise translate(error, f"{name} on {self._place}", "Listen") from error
+                if leases:
+                    return await self._believed(queue, source, leases)
+            if stop.is_set() or now() >= until:
+                return []
+
+    async def _believed(self, queue: Queue, source: _Source, leases: list[Lease]) -> list[Delivery]:
+        """Return deliveries, unless their locks are shorter than the application believes: it would run tasks twice at once."""
+        time = self._clock.time()
+        shortest = min(lease.ends for lease in leases) - time
+        if shortest < queue.lease * _ENOUGH and isinstance(source, Receivers):
+            await asyncio.gather(*(source.settle(lease, _abandon(lease)) for lease in leases))
+            raise Refused(
+                f"{self._named(queue)}: a message is locked for {shortest:.0f} s, and the queue's lease is {queue.lease:g} s. "
+                f"Make LockDuration PT{queue.lease:g}S, or lease the same; or this machine's clock is wrong by as much."
+            )
+        return [
+            messages.to_delivery(queue, lease.message, (source, lease), min(queue.lease, lease.ends - time)) for lease in leases
+        ]
+
+    def _source(self, queue: Queue, name: str) -> _Source:
+        key = f"{name}\n{queue.part.value}"
+        if key not in self._sources:
+            client = self._connected()
+
+            def plain() -> ServiceBusReceiver:
+                sub_queue = ServiceBusSubQueue.DEAD_LETTER if queue.part is Part.DEAD else None
+                return client.get_queue_receiver(name, sub_queue=sub_queue)
+
+            def session(wait: float) -> ServiceBusReceiver:
+                return client.get_queue_receiver(name, session_id=NEXT_AVAILABLE_SESSION, max_wait_time=wait)
+
+            self._sources[key] = (
+                Sessions(session, self._options.sessions, queue.lease, self._clock, self._spawn)
+                if queue.ordered
+                else Receivers(plain, self._options.receivers, self._clock, self._spawn)
+            )
+        return self._sources[key]
+
+    async def _undo(self, queue: Queue, receiving: asyncio.Future[list[Delivery]]) -> None:
+        with contextlib.suppress(DriverError):  # not given back, it comes back when its lock ends
+            if taken := await receiving:
+                await self.release(queue, [Release(delivery, counted=False) for delivery in taken])
+
+    # Settling ---------------------------------------------------------------------------------------------------------
+
+    async def ack(self, queue: Queue, batch: Sequence[Delivery]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
+        """Complete, each on its own, all at a time (SDK 7.15 changelog: each is confirmed)."""
+        return await asyncio.gather(
+            *(
+                self._settle(delivery, "complete", lambda receiver, lease: receiver.complete_message(lease.message))
+                for delivery in batch
+            )
+        )
+
+    async def release(self, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
+        """Abandon. With a delay, which only an ordered queue may have, its session is kept meanwhile, and its lock renewed."""
+        return await asyncio.gather(
+            *(
+                self._settle(
+                    release.delivery,
+                    "abandon",
+                    lambda receiver, lease: receiver.abandon_message(lease.message),
+                    rest=release.delay,
+                )
+                for release in batch
+            )
+        )
+
+    async def extend(self, queue: Queue, batch: Sequence[Delivery], lease: float) -> Sequence[Settled]:  # noqa: ARG002  a lock's length is the queue's
+        """Renew, each on its own, all at a time. The lock lasts as long as at first, whatever is asked for."""
+        return await asyncio.gather(*(self._renew(delivery) for delivery in batch))
+
+    async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:  # noqa: ARG002  it is built in
+        """Dead-letter, the kind as the reason and the record as the description."""
+        return await asyncio.gather(*(self._bury(burial) for burial in batch))
+
+    async def _bury(self, burial: Burial) -> Settled:
+        return await self._settle(
+            burial.delivery,
+            "dead-letter",
+            lambda receiver, lease: receiver.dead_letter_message(
+                lease.message, reason=burial.kind, error_description=burial.record
+            ),
+        )
+
+    async def _settle(
+        self,
+        delivery: Delivery,
+        how: str,
+        call: Callable[[ServiceBusReceiver, Lease], Awaitable[Any]],
+        *,
+        rest: float = 0.0,
+    ) -> Settled:
+        """Settle once. What is asked for again meanwhile, or afterwards, gets the same answer; another wish came too late."""
+        source, lease = _receipt(delivery)
+        asked = lease.answer
+        if asked is None or (asked.done() and asked.result() is Settled.UNKNOWN):
+            self._usable()
+            lease.how = how
+            asked = lease.answer = asyncio.ensure_future(self._settled(source, lease, call, rest))
+            self._hold(asked)
+        elif lease.how != how:
+            return Settled.LOST
+        # Cancelled, it goes on: the answer to its disposition must find somebody.
+        return await asyncio.shield(asked)
+
+    async def _settled(
+        self, source: _Source, lease: Lease, call: Callable[[ServiceBusReceiver, Lease], Awaitable[Any]], rest: float
+    ) -> Settled:
+        try:
+            answer = await source.settle(lease, lambda receiver: call(receiver, lease))
+        except Exception:  # no connection: nothing was asked
+            return Settled.UNKNOWN
+        if answer is not Settled.UNKNOWN:
+            source.done(lease, rest if answer is Settled.OK else 0.0)
+        return answer
+
+    async def _renew(self, delivery: Delivery) -> Settled:
+        source, lease = _receipt(delivery)
+        if lease.answer is not None and lease.answer.done() and lease.answer.result() is not Settled.UNKNOWN:
+            return Settled.LOST
+        renewing = asyncio.ensure_future(source.renew(lease))
+        self._hold(renewing)
+        try:
+            answer = await asyncio.shield(renewing)
+        except Exception as error:
+            raise translate(error, self._named(delivery.queue), "Listen") from error
+        if answer is Settled.OK:
+            lease.ends = source.ends(lease)
+        return answer
+
+    # The rest ---------------------------------------------------------------------------------------------------------
+
+    async def stats(self, queue: Queue) -> Stats:
+        """Count, where this identity has the claim Manage; else tell only that the bus was asked."""
+        self._usable()
+        with contextlib.suppress(AccessDenied):
+            if queue.part is Part.DEAD:
+                counts = [await self._administration.counts(name) for name in self._options.sources(queue)]
+                return Stats(ready=sum(each.dead for each in counts))
+            count = await self._administration.counts(self._options.name(queue))
+            # docs, message counters: active is what is locked, too.
+            return Stats(ready=count.active, delayed=count.scheduled)
+        return Stats()
+
+    async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
+        """Look at messages, changing nothing; those that are locked or scheduled, too."""
+        self._usable()
+        found: list[Delivery] = []
+        names = [self._options.name(queue)] if queue.part is not Part.DEAD else self._options.sources(queue)
+        for name in names:
+            try:
+                found += await self._peek(queue, name, max_messages - len(found))
+            except Exception as error:
+                raise translate(error, f"{name} on {self._place}", "Listen") from error
+        return found
+
+    async def _peek(self, queue: Queue, name: str, most: int) -> list[Delivery]:
+        sub_queue = ServiceBusSubQueue.DEAD_LETTER if queue.part is Part.DEAD else None
+        found: list[Delivery] = []
+        next_number = 1
+        async with asyncio.timeout(_TRY), self._connected().get_queue_receiver(name, sub_queue=sub_queue) as receiver:
+            while len(found) < most:
+                peeked = await receiver.peek_messages(min(most - len(found), 100), sequence_number=next_number)
+                if not peeked:
+                    break
+                found += [messages.to_delivery(queue, message, None, 0.0) for message in peeked]
+                next_number = (peeked[-1].sequence_number or 0) + 1
+        return found
+
+    async def create(self, queues: Sequence[Queue]) -> Sequence[Queue]:
+        """Make the queues that are missing. A dead part is built into each; a delay part is not needed."""
+        self._usable()
+        mains = (queue for queue in queues if queue.part is Part.MAIN)
+        return [queue for queue in mains if await self._administration.create(self._options.name(queue), queue)]
+
+    def unwrap(self, kind: type[T]) -> T:
+        """The client: `unwrap(azure.servicebus.aio.ServiceBusClient)`. Do not close it."""
+        if kind is ServiceBusClient:
+            return cast("T", self._connected())
+        raise TypeError(
+            f"the Service Bus driver can be unwrapped to azure.servicebus.aio.ServiceBusClient, not to {kind.__name__}"
+        )
+
+    async def aclose(self) -> None:
+        """Wait for what still runs, then close every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        while self._background:
+            await asyncio.wait(self._background)
+        closing = [*(source.close() for source in self._sources.values()), *(each.close() for each in self._senders.values())]
+        await asyncio.gather(*closing)
+        while self._background:
+            await asyncio.wait(self._background)
+        if self._client is not None:
+            await self._client.close()
+        if self._credential is not None:
+            await self._credential.close()
+        await self._administration.aclose()
+
+    # Connections ------------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> ServiceBusClient:
+        # At the first call, because a client belongs to the loop on which it is made.
+        if self._client is None:
+            settings: dict[str, Any] = {"retry_total": 0, "socket_timeout": _READ, "try_timeout": _TRY}
+            if self._options.connection_string:
+                self._client = ServiceBusClient.from_connection_string(self._options.connection_string, **settings)
+            else:
+                from azure.identity.aio import DefaultAzureCredential
+
+                self._credential = DefaultAzureCredential()
+                self._client = ServiceBusClient(self._options.namespace, self._credential, **settings)
+        return self._client
+
+    def _usable(self) -> None:
+        if self._pid != os.getpid():
+            raise Unavailable(
+                "this Service Bus driver was opened before a fork: its connections are the parent's. Open it anew."
+            )
+        if self._closed:
+            raise Unavailable("this Service Bus driver is closed")
+
+    def _spawn(self, work: Awaitable[Any]) -> None:
+        self._hold(asyncio.ensure_future(work))
+
+    def _hold(self, work: asyncio.Future[Any]) -> None:
+        self._background.add(work)
+        work.add_done_callback(self._over)
+
+    def _over(self, work: asyncio.Future[Any]) -> None:
+        self._background.discard(work)
+        if not work.cancelled():
+            work.exception()  # when nobody waits for it any more, nobody asks
+
+    @property
+    def _place(self) -> str:
+        return self._options.namespace or "the namespace of the connection string"
+
+    def _named(self, queue: Queue) -> str:
+        name = self._options.name(queue) if queue.part is not Part.DEAD else ", ".join(self._options.sources(queue))
+        return f"{name} on {self._place}"
+
+
+def _abandon(lease: Lease) -> Callable[[ServiceBusReceiver], Awaitable[Any]]:
+    return lambda receiver: receiver.abandon_message(lease.message)
+
+
+def _receipt(delivery: Delivery) -> tuple[_Source, Lease]:
+    assert delivery.receipt is not None, "a peeked message cannot be settled"
+    return cast("tuple[_Source, Lease]", delivery.receipt)

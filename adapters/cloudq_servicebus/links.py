@@ -1,0 +1,283 @@
+"""Receivers of the SDK, each with one owner, and the pool of them that serves a queue without sessions.
+
+The SDK's senders and receivers are neither thread- nor coroutine-safe (its README): a receive has its receiver to itself, and
+only settlements are side by side, as the changelog of 7.15 recommends. Each receiver is a connection of its own (SDK
+`ServiceBusClient._connection_sharing`), so they are counted and bounded.
+
+What a receiver asked for and did not get, it may still be given: the credit stays with its link. So the one that has some is
+the next to receive, and no message is sent to a receiver at which nobody looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from azure.servicebus import ServiceBusReceivedMessage
+from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.exceptions import OperationTimeoutError, ServiceBusCommunicationError, ServiceBusConnectionError
+
+from cloudq.clock import Clock
+from cloudq.driver import Settled
+from cloudq_servicebus.errors import LOST
+
+_log = logging.getLogger("cloudq.servicebus")
+
+Spawn = Callable[[Awaitable[Any]], object]
+
+#: After these, the SDK's receiver is of no use.
+_CUT = (ServiceBusConnectionError, ServiceBusCommunicationError, OperationTimeoutError)
+
+#: Seconds until an opening, a settlement or a renewal without an answer is given up.
+ANSWER = 10.0
+_CLOSE = 5.0
+#: A receive cannot be broken off without losing what is on its way. So it lasts no longer than this, and is asked again.
+_SLICE = 1.0
+#: One at a receiver that holds messages: their settlements wait for its end.
+BRIEF = 0.1
+#: One that asks for more than one message ends late when it does not get them all (SDK `_further_pull_receive_timeout`, 0.2 s
+#: after the first), so it is tried where the last one got what it asked for, and not for long.
+_WHOLE = 0.5
+#: A receive that need not wait lasts this long nevertheless: a round trip, and the opening of the link.
+SHORTEST = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """The receipt: a message under lock."""
+
+    message: ServiceBusReceivedMessage
+    link: Link
+    #: By the driver's clock, in seconds since the epoch, as of its receive or its last renewal.
+    ends: float
+    #: The settlement that was asked for, and its answer.
+    how: str = ""
+    answer: asyncio.Future[Settled] | None = None
+
+
+class Link:
+    """One receiver and its connection."""
+
+    def __init__(self, receiver: ServiceBusReceiver) -> None:
+        """Not yet open."""
+        self.receiver = receiver
+        self.opened = False
+        #: A receive came back: when it fails now, it is worth opening another.
+        self.proven = False
+        #: It failed, or is closed. Nothing more is asked of it.
+        self.broken = False
+        #: It may be given messages that it has not received.
+        self.credit = False
+        #: Some receive has it.
+        self.taken = False
+        self.leases: set[Lease] = set()
+        self._gate = asyncio.Lock()
+        self._settling = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def open(self, patience: float = ANSWER) -> None:
+        """Connect."""
+        try:
+            async with asyncio.timeout(patience):
+                await self.receiver.__aenter__()
+        except BaseException:
+            self.broken = True
+            raise
+        self.opened = True
+
+    async def receive(self, most: int, patience: float) -> list[ServiceBusReceivedMessage]:
+        """Receive, with nothing beside it. When it fails, the link is broken."""
+        async with self._alone():
+            self.credit = True
+            try:
+                found = await self.receiver.receive_messages(max_message_count=most, max_wait_time=patience)
+            except BaseException:
+                self.broken = True
+                raise
+            self.credit = len(found) < most
+            self.proven = True
+            return found
+
+    async def ask(self, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
+        """Settle or renew, beside others of it but no receive. When no answer comes, the link is broken."""
+        try:
+            async with asyncio.timeout(ANSWER), self._beside():
+                await call(self.receiver)
+        except LOST:
+            return Settled.LOST
+        except Exception as error:
+            # A ValueError is the SDK's for a receiver that it has closed.
+            self.broken = self.broken or isinstance(error, (*_CUT, TimeoutError, ValueError))
+            _log.info("no answer to a settlement or a renewal: %r", error)
+            return Settled.UNKNOWN
+        return Settled.OK
+
+    def lease(self, messages: Sequence[ServiceBusReceivedMessage], ends: Callable[[Lease], float]) -> list[Lease]:
+        """Return what it received under its locks. `ends` tells when those end."""
+        leases = [Lease(message, self, 0.0) for message in messages]
+        for lease in leases:
+            lease.ends = ends(lease)
+        self.leases.update(leases)
+        return leases
+
+    def holds(self, time: float) -> bool:
+        """Tell whether messages of it are under lock; those whose lock ended are nobody's. `time` since the epoch."""
+        for lease in [lease for lease in self.leases if lease.ends <= time]:
+            self.leases.discard(lease)
+        return bool(self.leases)
+
+    async def close(self) -> None:
+        """Disconnect. The SDK gives back, uncounted, what was on its way here."""
+        self.broken = True
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_CLOSE), self._alone():
+                await self.receiver.close()
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None]:
+        async with self._gate:
+            await self._quiet.wait()
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _beside(self) -> AsyncGenerator[None]:
+        async with self._gate:
+            self._settling += 1
+            self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._settling -= 1
+            if not self._settling:
+                self._quiet.set()
+
+
+class Receivers:
+    """Serves one queue without sessions, or the dead-letter queue of one."""
+
+    def __init__(self, make: Callable[[], ServiceBusReceiver], most: int, clock: Clock, spawn: Spawn) -> None:
+        """`most` receivers are open at a time, and one more for renewals."""
+        self._make = make
+        self._most = most
+        self._clock = clock
+        self._spawn = spawn
+        self._links: list[Link] = []
+        self._changed = asyncio.Condition()
+        #: The last receive got all it asked for: there may be more.
+        self._full = False
+        self._helper: Link | None = None
+        self._opening_helper = asyncio.Lock()
+
+    async def receive(self, most: int, wait: float, stop: asyncio.Event) -> list[Lease]:
+        """Receive up to `most` messages, waiting up to `wait` seconds for the first, or until `stop`."""
+        until = now() + max(wait, SHORTEST)
+        again = True
+        while True:
+            link = await self._take(until, stop)
+            if link is None:
+                return []
+            try:
+                return await self._from(link, most, until, stop)
+            except Exception:
+                if not (link.proven and again):
+                    raise
+                again = False  # a link that was idle for long is detached by the service: that is no news
+            finally:
+                await self._give(link)
+
+    async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
+        """Settle by the receiver that received it. A lock is not bound to it: where it is gone, another does it by token."""
+        link = lease.link if not lease.link.broken else await self._helping()
+        answer = await link.ask(call)
+        if link.broken:
+            await self._give(link)
+        return answer
+
+    async def renew(self, lease: Lease) -> Settled:
+        """Renew by a receiver of its own, which no receive keeps busy."""
+        link = await self._helping()
+        return await link.ask(lambda receiver: receiver.renew_message_lock(lease.message))
+
+    def ends(self, lease: Lease) -> float:
+        """When the lock ends, in seconds since the epoch."""
+        until = lease.message.locked_until_utc
+        return 0.0 if until is None else until.timestamp()
+
+    def done(self, lease: Lease, rest: float) -> None:  # noqa: ARG002  there is none without sessions
+        """It was settled for good."""
+        lease.link.leases.discard(lease)
+
+    async def close(self) -> None:
+        """Close all links."""
+        links, self._links = [*self._links, *filter(None, (self._helper,))], []
+        await asyncio.gather(*(link.close() for link in links))
+
+    # Links ------------------------------------------------------------------------------------------------------------
+
+    async def _from(self, link: Link, most: int, until: float, stop: asyncio.Event) -> list[Lease]:
+        while True:
+            whole = self._full and most > 1
+            ask = most if whole else 1
+            patience = BRIEF if link.holds(self._clock.time()) else _WHOLE if whole else _SLICE
+            found = await link.receive(ask, max(BRIEF, min(patience, until - now())))
+            self._full = len(found) == ask
+            if found or stop.is_set() or now() >= until:
+                return link.lease(found, self.ends)
+
+    async def _take(self, until: float, stop: asyncio.Event) -> Link | None:
+        """Return a link that nobody else receives with; None when there is none in time."""
+        async with self._changed:
+            while (link := self._choose()) is None:
+                if stop.is_set() or now() >= until:
+                    return None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(until - now(), _SLICE)):
+                        await self._changed.wait()
+            link.taken = True
+        if not link.opened:
+            try:
+                await link.open()
+            except BaseException:
+                await self._give(link)
+                raise
+        return link
+
+    def _choose(self) -> Link | None:
+        time = self._clock.time()
+        free = [link for link in self._links if not link.taken]
+        best = min(free, key=lambda link: (not link.credit, link.holds(time)), default=None)
+        if best is not None and (best.credit or not best.holds(time)):
+            return best
+        if len(self._links) == self._most:
+            return best
+        link = Link(self._make())
+        self._links.append(link)
+        return link
+
+    async def _give(self, link: Link) -> None:
+        link.taken = False
+        if link.broken and link in self._links:
+            self._links.remove(link)
+            self._spawn(link.close())
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _helping(self) -> Link:
+        async with self._opening_helper:
+            if self._helper is None or self._helper.broken:
+                if self._helper is not None:
+                    self._spawn(self._helper.close())
+                helper = Link(self._make())
+                await helper.open()
+                self._helper = helper
+            return self._helper
+
+
+def now() -> float:
+    """Return the time of the loop, by which real answers are waited for."""
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,211 @@
+"""The sessions of one ordered queue: each is held by one receiver, and gives its messages one after the other.
+
+What is received one by one keeps its order without a count: what waits behind a failure uses up no attempts. A session is kept
+from message to message, because taking one costs a connection; and while one of its messages waits for its next attempt, so
+that nothing overtakes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSession
+from azure.servicebus.exceptions import OperationTimeoutError
+
+from cloudq.clock import Clock
+from cloudq.driver import Settled
+from cloudq_servicebus.links import BRIEF, SHORTEST, Lease, Link, Spawn, now
+
+#: Seconds that the service looks for a session that is free, before it is asked again.
+_ACCEPT = 15.0
+#: The first receive at a session waits for what is known to be there; the next ones look whether there is more.
+_FIRST, _NEXT = 5.0, 0.2
+#: A session of which nothing was asked for so long is left to others.
+_IDLE = 1.0
+
+
+class Session(Link):
+    """A session, held."""
+
+    def __init__(self, receiver: ServiceBusReceiver) -> None:
+        """Not yet accepted."""
+        super().__init__(receiver)
+        #: Until then nothing is received, by the driver's monotonic clock.
+        self.rests_until = 0.0
+        #: How often it was turned to; what was planned at an earlier turn is off.
+        self.turn = 0
+
+    @property
+    def session(self) -> ServiceBusSession:
+        """The SDK's object."""
+        found = self.receiver.session
+        assert found is not None, "it was opened with one"
+        return found
+
+    def ends(self, _: Lease) -> float:
+        """When the lock of all its messages ends."""
+        until = self.session.locked_until_utc
+        return 0.0 if until is None else until.timestamp()
+
+
+class Sessions:
+    """Serves one ordered queue."""
+
+    def __init__(
+        self, make: Callable[[float], ServiceBusReceiver], most: int, lease: float, clock: Clock, spawn: Spawn
+    ) -> None:
+        """`make` returns a receiver for the next session that is free, waiting so long. `most` are held at a time."""
+        self._make = make
+        self._most = most
+        self._lease = lease
+        self._clock = clock
+        self._spawn = spawn
+        self._held: list[Session] = []
+        self._accepting: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    async def receive(self, most: int, wait: float, stop: asyncio.Event) -> list[Lease]:
+        """Receive up to `most` messages of different sessions, waiting up to `wait` seconds for the first, or until `stop`."""
+        until = now() + max(wait, SHORTEST)
+        while not stop.is_set():
+            self._changed.clear()
+            found = await self._from_held(most)
+            if found:
+                return found
+            rest = until - now()
+            if self._accepting is not None and self._accepting.done():
+                accepting, self._accepting = self._accepting, None
+                await accepting
+                until = until if rest > 0 else now()  # what it brought is still looked at
+            elif rest <= 0 and (self._accepting is None or wait > SHORTEST):
+                break
+            elif self._accepting is None and len(self._held) < self._most:
+                # Who does not want to wait waits for this one answer: it tells whether there is anything.
+                self._accepting = asyncio.ensure_future(self._accept(max(SHORTEST, min(_ACCEPT, rest))))
+            else:
+                await self._wait(max(rest, BRIEF))
+        return []
+
+    async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
+        """Settle by the receiver that holds the session. Where that is gone, the session is free."""
+        if lease.link.broken:
+            return Settled.LOST
+        answer = await lease.link.ask(call)
+        self._drop_broken(lease.link)
+        return answer
+
+    async def renew(self, lease: Lease) -> Settled:
+        """Renew the lock of the session."""
+        if lease.link.broken:
+            return Settled.LOST
+        answer = await lease.link.ask(_renew)
+        self._drop_broken(lease.link)
+        return answer
+
+    def ends(self, lease: Lease) -> float:
+        """When the lock ends, in seconds since the epoch."""
+        assert isinstance(lease.link, Session)
+        return lease.link.ends(lease)
+
+    def done(self, lease: Lease, rest: float) -> None:
+        """It was settled. Its session gives its next message after `rest` seconds."""
+        session = lease.link
+        assert isinstance(session, Session)
+        session.leases.discard(lease)
+        session.rests_until = self._clock.monotonic() + rest
+        session.turn += 1
+        self._spawn(self._keep(session, session.turn))
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Let all sessions go."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        held, self._held = self._held, []
+        await asyncio.gather(*(session.close() for session in held))
+
+    # Sessions ---------------------------------------------------------------------------------------------------------
+
+    async def _from_held(self, most: int) -> list[Lease]:
+        time, monotonic = self._clock.time(), self._clock.monotonic()
+        idle = [
+            session
+            for session in self._held
+            if not session.taken and not session.holds(time) and session.rests_until <= monotonic
+        ]
+        return [lease for leases in await asyncio.gather(*(self._next(each) for each in idle[:most])) for lease in leases]
+
+    async def _next(self, session: Session) -> list[Lease]:
+        """Receive the next message of a session; one that has none, or that failed, is let go."""
+        session.taken = True
+        session.turn += 1
+        try:
+            found = await session.receive(1, _NEXT if session.proven else _FIRST)
+        except Exception:  # told by the next accept, if it is more than this session
+            found = []
+        finally:
+            session.taken = False
+        if not found:
+            self._let_go(session)
+        return session.lease(found, session.ends)
+
+    async def _accept(self, patience: float) -> None:
+        session = Session(self._make(patience))
+        try:
+            await session.open(patience + _FIRST)
+        except OperationTimeoutError:  # there is none
+            await session.close()
+            return
+        except BaseException:
+            await session.close()
+            raise
+        finally:
+            self._changed.set()
+        self._held.append(session)
+        session.turn += 1
+        self._spawn(self._keep(session, session.turn))
+
+    async def _keep(self, session: Session, turn: int) -> None:
+        """Keep the lock while the session rests; then, when nobody turns to it, let it go."""
+        while (rest := session.rests_until - self._clock.monotonic()) > 0:
+            await asyncio.sleep(min(rest, self._lease / 3))
+            if session.turn != turn or session.broken:
+                return
+            if rest > self._lease / 3:
+                await session.ask(_renew)
+        self._changed.set()
+        await asyncio.sleep(_IDLE)
+        if session.turn == turn:
+            self._let_go(session)
+
+    def _let_go(self, session: Session) -> None:
+        if session in self._held:
+            self._held.remove(session)
+            self._spawn(session.close())
+            self._changed.set()
+
+    def _drop_broken(self, link: Link) -> None:
+        if link.broken and isinstance(link, Session):
+            self._let_go(link)
+
+    async def _wait(self, longest: float) -> None:
+        """Wait until something changes, a session has rested, or so many seconds are over."""
+        monotonic = self._clock.monotonic()
+        rests = [session.rests_until - monotonic for session in self._held if session.rests_until > monotonic]
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait([changed], timeout=min([longest, SHORTEST, *rests]))
+        finally:
+            changed.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await changed
+
+
+async def _renew(receiver: ServiceBusReceiver) -> None:
+    session = receiver.session
+    assert session is not None, "it was opened with one"
+    await session.renew_lock()
