@@ -6,9 +6,10 @@ its next hop, and whatever dies meanwhile, it comes back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloudq.driver import Limits, Part
+from cloudq.driver import Limits, Part, Queue
 from cloudq.errors import Unsupported
 
 
@@ -32,6 +33,11 @@ class Hold:
     """Not yet: give it back to the delay part for this long."""
 
     delay: float
+
+
+def used(queues: Sequence[Queue], limits: Limits) -> list[Queue]:
+    """Return the parts that are used: where the provider delays for any time by itself, there is no delay part."""
+    return [queue for queue in queues if queue.part is not Part.DELAY or limits.send_delay < float("inf")]
 
 
 def route(delay: float, limits: Limits, ordering_key: str | None, *, ordered: bool) -> Route:

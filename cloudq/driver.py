@@ -142,12 +142,28 @@ class Settled(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts of one physical queue. None where the provider does not tell; never 0 for unknown. Age in seconds."""
+    """Counts of one physical queue. None where the provider does not tell; never 0 for unknown. Age in seconds.
+
+    `unsettled` is ready and in flight together, where they are counted as one.
+    """
 
     ready: int | None = None
     in_flight: int | None = None
     delayed: int | None = None
     oldest_age: float | None = None
+    unsettled: int | None = None
+
+    @property
+    def both(self) -> int | None:
+        """Ready and in flight, however they are counted."""
+        if self.unsettled is not None or self.ready is None or self.in_flight is None:
+            return self.unsettled
+        return self.ready + self.in_flight
+
+    @property
+    def left(self) -> int | None:
+        """All that is in the queue."""
+        return None if self.both is None or self.delayed is None else self.both + self.delayed
 
 
 @dataclass(frozen=True, slots=True)

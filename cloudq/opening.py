@@ -75,11 +75,6 @@ def facts_at(url: str) -> Facts | None:
 def _opener(scheme: str) -> Opener:
     adapters = {entry.name: entry for entry in entry_points(group="cloudq.adapters")}
     entry = adapters.get(scheme)
-    if entry is None and scheme in known():
-        raise MissingAdapter(
-            f"the provider {scheme!r} is known, and this version has no adapter for it yet. `cloudq check --target {scheme}` "
-            f"says what your tasks would be there, and memory://?as={scheme} behaves like it, for tests."
-        )
     if entry is None:
         raise ConfigError(f"there is no provider {scheme!r}.{nearest(scheme, adapters)}")
     return _load(entry)

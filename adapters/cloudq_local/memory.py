@@ -170,6 +170,7 @@ class MemoryBroker:
                 in_flight=leased if "in_flight" in told else None,
                 delayed=len(messages) - len(ready) - leased if "delayed" in told else None,
                 oldest_age=self.clock.time() - oldest if oldest is not None and "oldest_age" in told else None,
+                unsettled=len(ready) + leased if "unsettled" in told else None,
             )
 
     def peek(self, queue: Queue, max_messages: int) -> list[Delivery]:

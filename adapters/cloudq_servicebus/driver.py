@@ -258,10 +258,11 @@ class ServiceBusDriver:
         with contextlib.suppress(AccessDenied):
             if queue.part is Part.DEAD:
                 counts = [await self._administration.counts(name) for name in self._options.sources(queue)]
-                return Stats(ready=sum(each.dead for each in counts))
+                return Stats(delayed=0, unsettled=sum(each.dead for each in counts))
             count = await self._administration.counts(self._options.name(queue))
-            # docs, message counters: active is what is locked, too.
-            return Stats(ready=count.active, delayed=count.scheduled)
+            return Stats(
+                delayed=count.scheduled, unsettled=count.active
+            )  # docs, message counters: active is what is locked, too
         return Stats()
 
     async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
@@ -307,9 +308,9 @@ class ServiceBusDriver:
         """Wait for what still runs, then close every connection."""
         if self._closed:
             return
-        self._closed = True
-        while self._background:
+        while self._background:  # gives back what was on its way here
             await asyncio.wait(self._background)
+        self._closed = True
         closing = [*(source.close() for source in self._sources.values()), *(each.close() for each in self._senders.values())]
         await asyncio.gather(*closing)
         while self._background:

@@ -41,7 +41,7 @@ SERVICEBUS = Facts(
         tells_lost=True,
     ),
     sources={
-        "message_bytes": "docs, quotas: 256 KB in the Standard tier; choice: less 2 KB, for ids, annotations and the batch around it",
+        "message_bytes": "docs, quotas: 256 KB in the Standard tier; choice: 2 KB less, for ids, annotations and the batch",
         "attribute_bytes": "choice: the .NET SDK refuses a dead-letter reason or description of more than 4,096 characters; "
         "the service takes 32 KB for a property (docs, quotas)",
         "send_count": "choice: a batch is bounded by its size alone",
@@ -68,7 +68,7 @@ SERVICEBUS = Facts(
         "resolution": f"{_SCHEDULED}: a time of day with milliseconds; the lock's length is the queue's",
         "hidden": "docs: a lock can be renewed without a documented end",
         "threshold": "docs, dead-letter queues: MaxDeliveryCount, 10 by default; its range 1 to 2,000 is the portal's",
-        "tells": "SDK QueueRuntimeProperties: active, scheduled and dead-letter counts; active includes what is in flight",
+        "tells": "SDK QueueRuntimeProperties: active, scheduled and dead-letter counts; active is ready and in flight",
         "peeks": "SDK ServiceBusReceiver.peek_messages",
     },
     rules=(
@@ -245,6 +245,6 @@ SERVICEBUS = Facts(
     resolution=0.001,
     hidden=float("inf"),
     threshold=(1, 2000),
-    tells=frozenset({"ready", "delayed"}),
+    tells=frozenset({"unsettled", "delayed"}),
     peeks=True,
 )

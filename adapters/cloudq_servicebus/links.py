@@ -103,10 +103,13 @@ class Link:
             self.proven = True
             return found
 
-    async def ask(self, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
-        """Settle or renew, beside others of it but no receive. When no answer comes, the link is broken."""
+    async def ask(self, call: Callable[[ServiceBusReceiver], Awaitable[Any]], *, alone: bool = False) -> Settled:
+        """Settle, beside other settlements but no receive; what goes through the management of the queue has it `alone`.
+
+        When no answer comes, the link is broken.
+        """
         try:
-            async with asyncio.timeout(ANSWER), self._beside():
+            async with asyncio.timeout(ANSWER), self._alone() if alone else self._beside():
                 await call(self.receiver)
         except LOST:
             return Settled.LOST
@@ -192,8 +195,9 @@ class Receivers:
 
     async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
         """Settle by the receiver that received it. A lock is not bound to it: where it is gone, another does it by token."""
-        link = lease.link if not lease.link.broken else await self._helping()
-        answer = await link.ask(call)
+        alone = lease.link.broken
+        link = lease.link if not alone else await self._helping()
+        answer = await link.ask(call, alone=alone)
         if link.broken:
             await self._give(link)
         return answer
@@ -201,7 +205,7 @@ class Receivers:
     async def renew(self, lease: Lease) -> Settled:
         """Renew by a receiver of its own, which no receive keeps busy."""
         link = await self._helping()
-        return await link.ask(lambda receiver: receiver.renew_message_lock(lease.message))
+        return await link.ask(lambda receiver: receiver.renew_message_lock(lease.message), alone=True)
 
     def ends(self, lease: Lease) -> float:
         """When the lock ends, in seconds since the epoch."""
@@ -220,14 +224,15 @@ class Receivers:
     # Links ------------------------------------------------------------------------------------------------------------
 
     async def _from(self, link: Link, most: int, until: float, stop: asyncio.Event) -> list[Lease]:
-        while True:
+        while not stop.is_set():
             whole = self._full and most > 1
             ask = most if whole else 1
             patience = BRIEF if link.holds(self._clock.time()) else _WHOLE if whole else _SLICE
             found = await link.receive(ask, max(BRIEF, min(patience, until - now())))
             self._full = len(found) == ask
-            if found or stop.is_set() or now() >= until:
+            if found or now() >= until:
                 return link.lease(found, self.ends)
+        return []
 
     async def _take(self, until: float, stop: asyncio.Event) -> Link | None:
         """Return a link that nobody else receives with; None when there is none in time."""

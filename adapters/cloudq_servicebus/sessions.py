@@ -101,7 +101,7 @@ class Sessions:
         """Renew the lock of the session."""
         if lease.link.broken:
             return Settled.LOST
-        answer = await lease.link.ask(_renew)
+        answer = await lease.link.ask(_renew, alone=True)
         self._drop_broken(lease.link)
         return answer
 
@@ -137,12 +137,14 @@ class Sessions:
             for session in self._held
             if not session.taken and not session.holds(time) and session.rests_until <= monotonic
         ]
-        return [lease for leases in await asyncio.gather(*(self._next(each) for each in idle[:most])) for lease in leases]
+        chosen = idle[:most]
+        for session in chosen:  # at once: other receives look for sessions beside this one
+            session.taken = True
+            session.turn += 1
+        return [lease for leases in await asyncio.gather(*map(self._next, chosen)) for lease in leases]
 
     async def _next(self, session: Session) -> list[Lease]:
         """Receive the next message of a session; one that has none, or that failed, is let go."""
-        session.taken = True
-        session.turn += 1
         try:
             found = await session.receive(1, _NEXT if session.proven else _FIRST)
         except Exception:  # told by the next accept, if it is more than this session
@@ -176,7 +178,7 @@ class Sessions:
             if session.turn != turn or session.broken:
                 return
             if rest > self._lease / 3:
-                await session.ask(_renew)
+                await session.ask(_renew, alone=True)
         self._changed.set()
         await asyncio.sleep(_IDLE)
         if session.turn == turn:

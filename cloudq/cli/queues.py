@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,7 +11,8 @@ import click
 from cloudq.app import CloudQ
 from cloudq.cli.loading import APP
 from cloudq.cli.output import table
-from cloudq.driver import Limits, Part, Provisioner, Queue
+from cloudq.delay import used
+from cloudq.driver import Provisioner
 from cloudq.errors import ConfigError
 
 
@@ -38,7 +38,8 @@ def ls(app: CloudQ, *, as_json: bool) -> None:
     if not app.queue_names():
         raise ConfigError("the application declares no task and its settings name no queue: there is nothing to show.")
     rows = asyncio.run(_rows(app))
-    table(rows, ["queue", "part", "priority", "ready", "in_flight", "delayed", "oldest_age", "name"], as_json=as_json)
+    columns = ["queue", "part", "priority", "ready", "in_flight", "unsettled", "delayed", "oldest_age", "name"]
+    table(rows, columns, as_json=as_json)
 
 
 @queues.command()
@@ -60,7 +61,7 @@ async def _rows(app: CloudQ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in app.queue_names():
         async with app.driver(app.url_of(name)) as driver:
-            for queue in _used(app.addresses(name), driver.limits):
+            for queue in used(app.addresses(name), driver.limits):
                 stats = await driver.stats(queue)
                 rows.append(
                     {
@@ -69,17 +70,13 @@ async def _rows(app: CloudQ) -> list[dict[str, Any]]:
                         "priority": queue.priority,
                         "ready": stats.ready,
                         "in_flight": stats.in_flight,
+                        "unsettled": stats.both,
                         "delayed": stats.delayed,
                         "oldest_age": stats.oldest_age if stats.ready != 0 else 0.0,
                         "name": queue.physical,
                     }
                 )
     return rows
-
-
-def _used(queues: Sequence[Queue], limits: Limits) -> list[Queue]:
-    """Leave out the delay part where the provider delays for any time by itself."""
-    return [queue for queue in queues if queue.part is not Part.DELAY or limits.send_delay < float("inf")]
 
 
 async def _create(app: CloudQ) -> list[str]:

@@ -149,6 +149,7 @@ async def what_is_counted_is_true_or_unknown(harness: Harness) -> None:
         stats = await driver.stats(queue)
         assert stats.ready in (None, 3)
         assert stats.in_flight in (None, 2)
+        assert stats.unsettled in (None, 5)
         assert stats.delayed in (None, len(batch) - 5)
         assert stats.oldest_age is None or stats.oldest_age >= 0
 

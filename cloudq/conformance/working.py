@@ -110,7 +110,7 @@ async def a_failed_task_runs_again_and_counts(harness: Harness) -> None:
             raise Retry(after=harness.tick)
 
     await flaky.aenqueue()
-    watch = await _work(app, lambda watch: watch.until(Name.ACKED))
+    watch = await _work(app, lambda watch: watch.until(Name.SUCCEEDED))
     assert seen == [1, 2, 3]
     assert len(watch.named(Name.RETRIED)) == 2
     app.close()

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cloudq import deadletters
 from cloudq.app import CloudQ
+from cloudq.delay import used
 from cloudq.driver import Part, Provisioner
 
 WORKERS = 2
@@ -190,12 +191,12 @@ class _Show:
         left = 0
         for name in self.app.queue_names():
             async with self.app.driver(self.app.url_of(name)) as driver:
-                for queue in self.app.addresses(name):
-                    stats = await driver.stats(queue)
+                for queue in used(self.app.addresses(name), driver.limits):
                     if queue.part is not Part.DEAD:
-                        if stats.ready is None or stats.in_flight is None or stats.delayed is None:
+                        stats = await driver.stats(queue)
+                        if stats.left is None:
                             return None
-                        left += stats.ready + stats.in_flight + stats.delayed
+                        left += stats.left
         return left
 
     # The check --------------------------------------------------------------------------------------------------------

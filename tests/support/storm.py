@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 from cloudq import deadletters
+from cloudq.delay import used
 from cloudq.driver import Part, Provisioner
 from cloudq.opening import facts_at
 from support.ledger import FileLedger, Tail, read
@@ -171,8 +172,8 @@ class Storm:
 
         async def count() -> int | None:
             async with self.app.driver(self.app.url_of("storm")) as driver:
-                stats = [await driver.stats(q) for q in self.app.addresses("storm") if q.part is not Part.DEAD]
-                counts = [count for stat in stats for count in (stat.ready, stat.in_flight, stat.delayed)]
+                queues = used(self.app.addresses("storm"), driver.limits)
+                counts = [(await driver.stats(queue)).left for queue in queues if queue.part is not Part.DEAD]
                 return None if None in counts else sum(counts)
 
         return asyncio.run(count())

@@ -283,8 +283,18 @@ def a_provider_that_is_misspelt():
 
 
 @case
-def a_provider_whose_adapter_is_not_here_yet():
+def a_namespace_that_is_none():
     shop("servicebus://shop")[1].enqueue(42)
+
+
+@case
+def no_namespace():
+    shop("servicebus://")[1].enqueue(42)
+
+
+@case
+def a_service_bus_option_that_is_misspelt():
+    shop("servicebus://my-namespace?reciever=2")[1].enqueue(42)
 
 
 @case
