@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
-from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusSubQueue
+from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
 from cloudq.clock import Clock
@@ -22,12 +25,13 @@ from cloudq_servicebus import messages
 from cloudq_servicebus.administration import Administration
 from cloudq_servicebus.errors import translate
 from cloudq_servicebus.facts import SERVICEBUS
-from cloudq_servicebus.links import SHORTEST, Lease, Receivers, now
+from cloudq_servicebus.links import SHORTEST, Call, Lease, Link, Receivers, now
 from cloudq_servicebus.options import Options
 from cloudq_servicebus.senders import Sender
 from cloudq_servicebus.sessions import Sessions
 
 T = TypeVar("T")
+_log = logging.getLogger("cloudq.servicebus")
 
 #: Of a queue whose lock is shorter than this share of the lease that the application believes in, nothing is received.
 _ENOUGH = 0.75
@@ -41,8 +45,8 @@ class _Source(Protocol):
     """What serves the receives of one queue."""
 
     async def receive(self, most: int, wait: float, stop: asyncio.Event) -> list[Lease]: ...
-    async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled: ...
-    async def renew(self, lease: Lease) -> Settled: ...
+    async def settle(self, link: Link, calls: Sequence[Call]) -> list[Settled]: ...
+    async def renew(self, leases: Sequence[Lease]) -> list[Settled]: ...
     def ends(self, lease: Lease) -> float: ...
     def done(self, lease: Lease, rest: float) -> None: ...
     async def close(self) -> None: ...
@@ -129,7 +133,7 @@ class ServiceBusDriver:
         time = self._clock.time()
         shortest = min(lease.ends for lease in leases) - time
         if shortest < queue.lease * _ENOUGH and isinstance(source, Receivers):
-            await asyncio.gather(*(source.settle(lease, _abandon(lease)) for lease in leases))
+            await self._settle("abandon", [_Wish(source, lease, _abandon) for lease in leases])
             raise Refused(
                 f"{self._named(queue)}: a message is locked for {shortest:.0f} s, and the queue's lease is {queue.lease:g} s. "
                 f"Make LockDuration PT{queue.lease:g}S, or lease the same; or this machine's clock is wrong by as much."
@@ -166,89 +170,70 @@ class ServiceBusDriver:
 
     async def ack(self, queue: Queue, batch: Sequence[Delivery]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
         """Complete, each on its own, all at a time (SDK 7.15 changelog: each is confirmed)."""
-        return await asyncio.gather(
-            *(
-                self._settle(delivery, "complete", lambda receiver, lease: receiver.complete_message(lease.message))
-                for delivery in batch
-            )
-        )
+        return await self._settle("complete", [_Wish(*_receipt(delivery), _complete) for delivery in batch])
 
     async def release(self, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
         """Abandon. With a delay, which only an ordered queue may have, its session is kept meanwhile, and its lock renewed."""
-        return await asyncio.gather(
-            *(
-                self._settle(
-                    release.delivery,
-                    "abandon",
-                    lambda receiver, lease: receiver.abandon_message(lease.message),
-                    rest=release.delay,
-                )
-                for release in batch
-            )
-        )
+        return await self._settle("abandon", [_Wish(*_receipt(each.delivery), _abandon, each.delay) for each in batch])
 
     async def extend(self, queue: Queue, batch: Sequence[Delivery], lease: float) -> Sequence[Settled]:  # noqa: ARG002  a lock's length is the queue's
-        """Renew, each on its own, all at a time. The lock lasts as long as at first, whatever is asked for."""
-        return await asyncio.gather(*(self._renew(delivery) for delivery in batch))
+        """Renew. The lock lasts as long as at first, whatever is asked for."""
+        held = [_receipt(delivery) for delivery in batch]
+        alive = [(source, lease) for source, lease in held if not lease.over]
+        renewing = asyncio.ensure_future(self._renew(queue, alive))
+        self._hold(renewing)
+        answers = dict(zip((id(lease) for _, lease in alive), await asyncio.shield(renewing), strict=True))
+        return [answers.get(id(lease), Settled.LOST) for _, lease in held]
+
+    async def _renew(self, queue: Queue, held: Sequence[tuple[_Source, Lease]]) -> list[Settled]:
+        if not held:
+            return []
+        source = held[0][0]
+        try:
+            answers = await source.renew([lease for _, lease in held])
+        except Exception as error:
+            raise translate(error, self._named(queue), "Listen") from error
+        for (_, lease), answer in zip(held, answers, strict=True):
+            if answer is Settled.OK:
+                lease.ends = source.ends(lease)
+        return answers
 
     async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:  # noqa: ARG002  it is built in
         """Dead-letter, the kind as the reason and the record as the description."""
-        return await asyncio.gather(*(self._bury(burial) for burial in batch))
+        return await self._settle("dead-letter", [_Wish(*_receipt(each.delivery), _bury(each)) for each in batch])
 
-    async def _bury(self, burial: Burial) -> Settled:
-        return await self._settle(
-            burial.delivery,
-            "dead-letter",
-            lambda receiver, lease: receiver.dead_letter_message(
-                lease.message, reason=burial.kind, error_description=burial.record
-            ),
-        )
-
-    async def _settle(
-        self,
-        delivery: Delivery,
-        how: str,
-        call: Callable[[ServiceBusReceiver, Lease], Awaitable[Any]],
-        *,
-        rest: float = 0.0,
-    ) -> Settled:
+    async def _settle(self, how: str, wishes: Sequence[_Wish]) -> list[Settled]:
         """Settle once. What is asked for again meanwhile, or afterwards, gets the same answer; another wish came too late."""
-        source, lease = _receipt(delivery)
-        asked = lease.answer
-        if asked is None or (asked.done() and asked.result() is Settled.UNKNOWN):
-            self._usable()
-            lease.how = how
-            asked = lease.answer = asyncio.ensure_future(self._settled(source, lease, call, rest))
-            self._hold(asked)
-        elif lease.how != how:
-            return Settled.LOST
-        # Cancelled, it goes on: the answer to its disposition must find somebody.
-        return await asyncio.shield(asked)
+        fresh: dict[Link, list[_Wish]] = defaultdict(list)
+        late: set[int] = set()
+        for wish in wishes:
+            lease = wish.lease
+            if lease.asking is None or (lease.asking.done() and lease.answer is Settled.UNKNOWN):
+                lease.how = how
+                fresh[lease.link].append(wish)
+            elif lease.how != how:
+                late.add(id(lease))
+        for link, of_link in fresh.items():
+            asking = asyncio.ensure_future(self._ask(link, of_link))
+            self._hold(asking)
+            for wish in of_link:
+                wish.lease.asking = asking
+        # Cancelled, they go on: the answer to a disposition must find somebody.
+        asked = {wish.lease.asking for wish in wishes if wish.lease.asking is not None and id(wish.lease) not in late}
+        for each in asked:
+            await asyncio.shield(each)
+        return [Settled.LOST if id(wish.lease) in late else wish.lease.answer for wish in wishes]
 
-    async def _settled(
-        self, source: _Source, lease: Lease, call: Callable[[ServiceBusReceiver, Lease], Awaitable[Any]], rest: float
-    ) -> Settled:
+    async def _ask(self, link: Link, wishes: Sequence[_Wish]) -> None:
         try:
-            answer = await source.settle(lease, lambda receiver: call(receiver, lease))
-        except Exception:  # no connection: nothing was asked
-            return Settled.UNKNOWN
-        if answer is not Settled.UNKNOWN:
-            source.done(lease, rest if answer is Settled.OK else 0.0)
-        return answer
-
-    async def _renew(self, delivery: Delivery) -> Settled:
-        source, lease = _receipt(delivery)
-        if lease.answer is not None and lease.answer.done() and lease.answer.result() is not Settled.UNKNOWN:
-            return Settled.LOST
-        renewing = asyncio.ensure_future(source.renew(lease))
-        self._hold(renewing)
-        try:
-            answer = await asyncio.shield(renewing)
-        except Exception as error:
-            raise translate(error, self._named(delivery.queue), "Listen") from error
-        if answer is Settled.OK:
-            lease.ends = source.ends(lease)
-        return answer
+            answers = await wishes[0].source.settle(link, [wish.call() for wish in wishes])
+        except Exception as error:  # no connection: nothing was asked
+            _log.info("settlements could not be asked for: %r", error)
+            return
+        for wish, answer in zip(wishes, answers, strict=True):
+            wish.lease.answer = answer
+            if answer is not Settled.UNKNOWN:
+                wish.source.done(wish.lease, wish.rest if answer is Settled.OK else 0.0)
 
     # The rest ---------------------------------------------------------------------------------------------------------
 
@@ -365,8 +350,29 @@ class ServiceBusDriver:
         return f"{name} on {self._place}"
 
 
-def _abandon(lease: Lease) -> Callable[[ServiceBusReceiver], Awaitable[Any]]:
-    return lambda receiver: receiver.abandon_message(lease.message)
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """One settlement that is asked for. `rest` is for how long its session is kept."""
+
+    source: _Source
+    lease: Lease
+    how: Callable[[ServiceBusReceiver, ServiceBusReceivedMessage], Coroutine[Any, Any, None]]
+    rest: float = 0.0
+
+    def call(self) -> Call:
+        return lambda receiver: self.how(receiver, self.lease.message)
+
+
+def _complete(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> Coroutine[Any, Any, None]:
+    return receiver.complete_message(message)
+
+
+def _abandon(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> Coroutine[Any, Any, None]:
+    return receiver.abandon_message(message)
+
+
+def _bury(burial: Burial) -> Callable[[ServiceBusReceiver, ServiceBusReceivedMessage], Coroutine[Any, Any, None]]:
+    return lambda receiver, message: receiver.dead_letter_message(message, reason=burial.kind, error_description=burial.record)
 
 
 def _receipt(delivery: Delivery) -> tuple[_Source, Lease]:

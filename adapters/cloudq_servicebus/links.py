@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from cloudq_servicebus.errors import LOST
 _log = logging.getLogger("cloudq.servicebus")
 
 Spawn = Callable[[Awaitable[Any]], object]
+Call = Callable[[ServiceBusReceiver], Coroutine[Any, Any, Any]]
 
 #: After these, the SDK's receiver is of no use.
 _CUT = (ServiceBusConnectionError, ServiceBusCommunicationError, OperationTimeoutError)
@@ -54,9 +56,15 @@ class Lease:
     link: Link
     #: By the driver's clock, in seconds since the epoch, as of its receive or its last renewal.
     ends: float
-    #: The settlement that was asked for, and its answer.
+    #: The settlement that was asked for last, who asks, and the answer.
     how: str = ""
-    answer: asyncio.Future[Settled] | None = None
+    asking: asyncio.Future[None] | None = None
+    answer: Settled = Settled.UNKNOWN
+
+    @property
+    def over(self) -> bool:
+        """It was settled, or is lost."""
+        return self.answer is not Settled.UNKNOWN
 
 
 class Link:
@@ -103,22 +111,43 @@ class Link:
             self.proven = True
             return found
 
-    async def ask(self, call: Callable[[ServiceBusReceiver], Awaitable[Any]], *, alone: bool = False) -> Settled:
-        """Settle, beside other settlements but no receive; what goes through the management of the queue has it `alone`.
+    async def settle(self, calls: Sequence[Call]) -> list[Settled]:
+        """Settle side by side, and beside other settlements, but no receive. Where no answer comes, the link is broken."""
+        return await self._answered(calls, self._beside())
 
-        When no answer comes, the link is broken.
-        """
+    async def manage(self, calls: Sequence[Call]) -> list[Settled]:
+        """Ask the management of the queue, one after the other: the SDK mixes up answers to requests that overlap."""
+        answers: list[Settled] = []
+        for call in calls:
+            answers += await self._answered([call], self._alone())
+        return answers
+
+    async def _answered(self, calls: Sequence[Call], turn: AbstractAsyncContextManager[None]) -> list[Settled]:
+        # Each is a task of its own, so that those that were answered keep their answer when another one is given up.
+        asking: list[asyncio.Future[Any]] = []
         try:
-            async with asyncio.timeout(ANSWER), self._alone() if alone else self._beside():
-                await call(self.receiver)
-        except LOST:
+            async with asyncio.timeout(ANSWER), turn:
+                asking = [asyncio.ensure_future(call(self.receiver)) for call in calls]
+                await asyncio.wait(asking)
+        except TimeoutError:
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        if not asking:
+            self.broken = True
+            return [Settled.UNKNOWN] * len(calls)
+        return [self._read(each) for each in asking]
+
+    def _read(self, asked: asyncio.Future[Any]) -> Settled:
+        error = asyncio.CancelledError() if asked.cancelled() else asked.exception()
+        if error is None:
+            return Settled.OK
+        if isinstance(error, LOST):
             return Settled.LOST
-        except Exception as error:
-            # A ValueError is the SDK's for a receiver that it has closed.
-            self.broken = self.broken or isinstance(error, (*_CUT, TimeoutError, ValueError))
-            _log.info("no answer to a settlement or a renewal: %r", error)
-            return Settled.UNKNOWN
-        return Settled.OK
+        # A ValueError is the SDK's for a receiver that it has closed.
+        self.broken = self.broken or isinstance(error, (*_CUT, asyncio.CancelledError, ValueError))
+        _log.info("no answer to a settlement or a renewal: %r", error)
+        return Settled.UNKNOWN
 
     def lease(self, messages: Sequence[ServiceBusReceivedMessage], ends: Callable[[Lease], float]) -> list[Lease]:
         """Return what it received under its locks. `ends` tells when those end."""
@@ -193,19 +222,18 @@ class Receivers:
             finally:
                 await self._give(link)
 
-    async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
-        """Settle by the receiver that received it. A lock is not bound to it: where it is gone, another does it by token."""
-        alone = lease.link.broken
-        link = lease.link if not alone else await self._helping()
-        answer = await link.ask(call, alone=alone)
+    async def settle(self, link: Link, calls: Sequence[Call]) -> list[Settled]:
+        """Settle by the receiver that received them. A lock is not bound to it: where it is gone, another does it by token."""
+        if link.broken:
+            return await (await self._helping()).manage(calls)
+        answers = await link.settle(calls)
         if link.broken:
             await self._give(link)
-        return answer
+        return answers
 
-    async def renew(self, lease: Lease) -> Settled:
+    async def renew(self, leases: Sequence[Lease]) -> list[Settled]:
         """Renew by a receiver of its own, which no receive keeps busy."""
-        link = await self._helping()
-        return await link.ask(lambda receiver: receiver.renew_message_lock(lease.message), alone=True)
+        return await (await self._helping()).manage([_renewal(lease) for lease in leases])
 
     def ends(self, lease: Lease) -> float:
         """When the lock ends, in seconds since the epoch."""
@@ -281,6 +309,10 @@ class Receivers:
                 await helper.open()
                 self._helper = helper
             return self._helper
+
+
+def _renewal(lease: Lease) -> Call:
+    return lambda receiver: receiver.renew_message_lock(lease.message)
 
 
 def now() -> float:

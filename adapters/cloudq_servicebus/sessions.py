@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSession
 from azure.servicebus.exceptions import OperationTimeoutError
 
 from cloudq.clock import Clock
 from cloudq.driver import Settled
-from cloudq_servicebus.links import BRIEF, SHORTEST, Lease, Link, Spawn, now
+from cloudq_servicebus.links import BRIEF, SHORTEST, Call, Lease, Link, Spawn, now
 
 #: Seconds that the service looks for a session that is free, before it is asked again.
 _ACCEPT = 15.0
@@ -89,21 +88,24 @@ class Sessions:
                 await self._wait(max(rest, BRIEF))
         return []
 
-    async def settle(self, lease: Lease, call: Callable[[ServiceBusReceiver], Awaitable[Any]]) -> Settled:
+    async def settle(self, link: Link, calls: Sequence[Call]) -> list[Settled]:
         """Settle by the receiver that holds the session. Where that is gone, the session is free."""
-        if lease.link.broken:
-            return Settled.LOST
-        answer = await lease.link.ask(call)
-        self._drop_broken(lease.link)
-        return answer
+        if link.broken:
+            return [Settled.LOST] * len(calls)
+        answers = await link.settle(calls)
+        self._drop_broken(link)
+        return answers
 
-    async def renew(self, lease: Lease) -> Settled:
-        """Renew the lock of the session."""
+    async def renew(self, leases: Sequence[Lease]) -> list[Settled]:
+        """Renew the locks of the sessions."""
+        return [answer for answers in await asyncio.gather(*map(self._renew, leases)) for answer in answers]
+
+    async def _renew(self, lease: Lease) -> list[Settled]:
         if lease.link.broken:
-            return Settled.LOST
-        answer = await lease.link.ask(_renew, alone=True)
+            return [Settled.LOST]
+        answers = await lease.link.manage([_renewal])
         self._drop_broken(lease.link)
-        return answer
+        return answers
 
     def ends(self, lease: Lease) -> float:
         """When the lock ends, in seconds since the epoch."""
@@ -178,7 +180,7 @@ class Sessions:
             if session.turn != turn or session.broken:
                 return
             if rest > self._lease / 3:
-                await session.ask(_renew, alone=True)
+                await session.manage([_renewal])
         self._changed.set()
         await asyncio.sleep(_IDLE)
         if session.turn == turn:
@@ -207,7 +209,7 @@ class Sessions:
                 await changed
 
 
-async def _renew(receiver: ServiceBusReceiver) -> None:
+async def _renewal(receiver: ServiceBusReceiver) -> None:
     session = receiver.session
     assert session is not None, "it was opened with one"
     await session.renew_lock()
