@@ -36,7 +36,7 @@ _log = logging.getLogger("cloudq.servicebus")
 #: Of a queue whose lock is shorter than this share of the lease that the application believes in, nothing is received.
 _ENOUGH = 0.75
 #: SDK: how long one read of a socket waits (0.2 s by default), and so the most that a settlement waits for another's answer.
-_READ = 0.1
+_READ = 0.05
 #: SDK: bounds an opening, and a request to the management of a queue.
 _TRY = 30.0
 

@@ -4,8 +4,9 @@ The SDK's senders and receivers are neither thread- nor coroutine-safe (its READ
 only settlements are side by side, as the changelog of 7.15 recommends. Each receiver is a connection of its own (SDK
 `ServiceBusClient._connection_sharing`), so they are counted and bounded.
 
-What a receiver asked for and did not get, it may still be given: the credit stays with its link. So the one that has some is
-the next to receive, and no message is sent to a receiver at which nobody looks.
+What a receiver asked for and did not get, it may still be given: the credit stays with its link, and the SDK cannot take it
+back. So that no message waits at a receiver at which nobody looks, one that has credit left is the next to receive; where
+several have, they take turns; and one that holds nothing is closed instead, which gives back what was on its way to it.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ _CLOSE = 5.0
 #: A receive cannot be broken off without losing what is on its way. So it lasts no longer than this, and is asked again.
 _SLICE = 1.0
 #: One at a receiver that holds messages: their settlements wait for its end.
-BRIEF = 0.1
+BRIEF = 0.05
 #: One that asks for more than one message ends late when it does not get them all (SDK `_further_pull_receive_timeout`, 0.2 s
-#: after the first), so it is tried where the last one got what it asked for, and not for long.
-_WHOLE = 0.5
+#: after the first). So it is tried, and not for long, where the last one got what it asked for at once: within these seconds.
+_WHOLE, _AT_ONCE = 0.5, 0.1
 #: A receive that need not wait lasts this long nevertheless: a round trip, and the opening of the link.
 SHORTEST = 1.0
 
@@ -209,18 +210,19 @@ class Receivers:
         """Receive up to `most` messages, waiting up to `wait` seconds for the first, or until `stop`."""
         until = now() + max(wait, SHORTEST)
         again = True
-        while True:
-            link = await self._take(until, stop)
-            if link is None:
-                return []
+        while not stop.is_set() and (link := await self._take(until)) is not None:
             try:
-                return await self._from(link, most, until, stop)
+                leases = await self._from(link, most, until)
             except Exception:
                 if not (link.proven and again):
                     raise
                 again = False  # a link that was idle for long is detached by the service: that is no news
+                continue
             finally:
                 await self._give(link)
+            if leases or now() >= until:
+                return leases
+        return []
 
     async def settle(self, link: Link, calls: Sequence[Call]) -> list[Settled]:
         """Settle by the receiver that received them. A lock is not bound to it: where it is gone, another does it by token."""
@@ -251,27 +253,27 @@ class Receivers:
 
     # Links ------------------------------------------------------------------------------------------------------------
 
-    async def _from(self, link: Link, most: int, until: float, stop: asyncio.Event) -> list[Lease]:
-        while not stop.is_set():
-            whole = self._full and most > 1
-            ask = most if whole else 1
-            patience = BRIEF if link.holds(self._clock.time()) else _WHOLE if whole else _SLICE
-            found = await link.receive(ask, max(BRIEF, min(patience, until - now())))
-            self._full = len(found) == ask
-            if found or now() >= until:
-                return link.lease(found, self.ends)
-        return []
+    async def _from(self, link: Link, most: int, until: float) -> list[Lease]:
+        """Receive for a moment."""
+        whole = self._full and most > 1
+        patience = BRIEF if link.holds(self._clock.time()) or self._strays(link) else _WHOLE if whole else _SLICE
+        ask, began = most if whole else 1, now()
+        found = await link.receive(ask, max(BRIEF, min(patience, until - began)))
+        self._full = len(found) == ask and (whole or now() - began < _AT_ONCE)
+        return link.lease(found, self.ends)
 
-    async def _take(self, until: float, stop: asyncio.Event) -> Link | None:
+    async def _take(self, until: float) -> Link | None:
         """Return a link that nobody else receives with; None when there is none in time."""
         async with self._changed:
             while (link := self._choose()) is None:
-                if stop.is_set() or now() >= until:
+                if now() >= until:
                     return None
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(until - now(), _SLICE)):
                         await self._changed.wait()
             link.taken = True
+            self._links.remove(link)
+            self._links.append(link)  # the next one of its kind is another
         if not link.opened:
             try:
                 await link.open()
@@ -292,13 +294,21 @@ class Receivers:
         self._links.append(link)
         return link
 
+    def _strays(self, but: Link) -> bool:
+        """Tell whether another link may be given messages, at which nobody looks."""
+        return any(link.credit and not link.taken for link in self._links if link is not but)
+
     async def _give(self, link: Link) -> None:
         link.taken = False
-        if link.broken and link in self._links:
+        idle = not link.holds(self._clock.time())
+        if link in self._links and (link.broken or (link.credit and idle and self._others_receive(link))):
             self._links.remove(link)
             self._spawn(link.close())
         async with self._changed:
             self._changed.notify_all()
+
+    def _others_receive(self, but: Link) -> bool:
+        return any(link.credit or link.taken for link in self._links if link is not but)
 
     async def _helping(self) -> Link:
         async with self._opening_helper:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
+from azure.servicebus.amqp import AmqpMessageBodyType
 
 from cloudq.driver import RECORD, Delivery, Outgoing, Queue
 from cloudq.outcome import Kind
@@ -48,10 +49,9 @@ def to_delivery(queue: Queue, received: ServiceBusReceivedMessage, receipt: obje
 
 
 def _body(received: ServiceBusReceivedMessage) -> bytes:
-    try:
+    if received.body_type is AmqpMessageBodyType.DATA:
         return b"".join(received.body)
-    except TypeError:  # of another producer: an AMQP value or sequence
-        return str(received).encode()
+    return str(received).encode()  # of another producer: an AMQP value or sequence
 
 
 def _attributes(found: Mapping[Any, Any] | None) -> dict[str, str]:

@@ -8,7 +8,12 @@ from collections.abc import Callable, Sequence
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusSender
-from azure.servicebus.exceptions import MessageSizeExceededError
+from azure.servicebus.exceptions import (
+    MessageSizeExceededError,
+    MessagingEntityNotFoundError,
+    ServiceBusAuthorizationError,
+    ServiceBusConnectionError,
+)
 
 from cloudq.clock import Clock
 from cloudq.driver import Outgoing, Queue
@@ -31,29 +36,62 @@ class Sender:
         self._named = named
         self._clock = clock
         self._sender: ServiceBusSender | None = None
+        #: Nothing was sent on its link yet.
+        self._fresh = False
         self._used = 0.0
         self._alone = asyncio.Lock()
 
     async def send(self, queue: Queue, batch: Sequence[Outgoing]) -> dict[int, DriverError]:
         """Send all of it, and return by position what was not confirmed."""
+        failures: dict[int, DriverError] = {}
+        failed: set[str | None] = set()
         async with self._alone:
             try:
-                sender = await self._opened()
+                packed = await self._packed(await self._opened(), queue, batch, failures)
             except Exception as error:
                 await self._drop()
                 return dict.fromkeys(range(len(batch)), translate(error, self._named, "Send"))
-            failures: dict[int, DriverError] = {}
-            for positions, packed in await self._packed(sender, queue, batch, failures):
-                if self._sender is None:  # it failed, and went with its connection
-                    failures |= dict.fromkeys(positions, Unavailable(f"{self._named}: behind a failure, and not sent"))
-                    continue
-                try:
-                    await sender.send_messages(packed, timeout=ANSWER)
-                except Exception as error:
-                    failures |= dict.fromkeys(positions, translate(error, self._named, "Send", sent=True))
-                    await self._drop()
+            for positions, together in packed:
+                group = batch[positions[0]].group
+                if queue.ordered and group in failed:
+                    behind = Unavailable(f"{self._named}: behind a failure of its ordering key, and not sent")
+                    failures |= dict.fromkeys(positions, behind)
+                elif (unsent := await self._sent(together)) is not None:
+                    failures |= dict.fromkeys(positions, unsent)
+                    failed.add(group)
             self._used = self._clock.monotonic()
-            return failures
+        return failures
+
+    async def _sent(self, together: ServiceBusMessageBatch) -> DriverError | None:
+        try:
+            sender = await self._opened()
+        except Exception as error:
+            return translate(error, self._named, "Send")
+        fresh, self._fresh = self._fresh, False
+        try:
+            await sender.send_messages(together, timeout=ANSWER)
+        except ServiceBusConnectionError as error:
+            await self._drop()
+            refused = await self._refusal() if fresh else None
+            return refused or translate(error, self._named, "Send", sent=True)
+        except Exception as error:
+            await self._drop()
+            return translate(error, self._named, "Send", sent=True)
+        return None
+
+    async def _refusal(self) -> DriverError | None:
+        """Return why a link was refused, if it was: then nothing was sent.
+
+        The SDK has sent on it by the time it reads of that, and says only that the link is gone. A request to the management of
+        the queue, to cancel what cannot be there, is told the reason.
+        """
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(ANSWER), self._make() as sender:
+                try:
+                    await sender.cancel_scheduled_messages(0, timeout=ANSWER)
+                except (MessagingEntityNotFoundError, ServiceBusAuthorizationError) as error:
+                    return translate(error, self._named, "Send")
+        return None
 
     async def _packed(
         self, sender: ServiceBusSender, queue: Queue, batch: Sequence[Outgoing], failures: dict[int, DriverError]
@@ -97,7 +135,7 @@ class Sender:
             sender = self._make()
             async with asyncio.timeout(ANSWER):
                 await sender.__aenter__()
-            self._sender = sender
+            self._sender, self._fresh = sender, True
         self._used = self._clock.monotonic()
         return self._sender
 

@@ -10,11 +10,12 @@ import asyncio
 import json
 import os
 import re
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 from cloudq_servicebus.emulator.broker import LOCK, LONGEST_LOCK, WINDOWS, Queue, Settings
+from cloudq_servicebus.emulator.faults import Requests
 
 if TYPE_CHECKING:
     from cloudq_servicebus.emulator.server import Server
@@ -69,7 +70,7 @@ class Admin(asyncio.Protocol):
 
     def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         if path == "$emulator":
-            return 200, json.dumps({"pid": os.getpid()}).encode()
+            return 200, json.dumps(self._tools(json.loads(body or b"{}"))).encode()
         if path.lower() == "$resources/queues":
             entries = "".join(_entry(queue) for queue in self._server.queues.values())
             return 200, f'<feed xmlns="{_ATOM}"><title type="text">Queues</title>{entries}</feed>'.encode()
@@ -89,6 +90,17 @@ class Admin(asyncio.Protocol):
             del self._server.queues[path.lower()]
             return 200, b""
         return 200, _entry(queue).encode()
+
+    def _tools(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the service has not: set the latency, move the clock, forget the figures; then tell them, and the pid."""
+        server = self._server
+        server.latency = float(asked.get("latency", server.latency))
+        if asked.get("reset"):
+            server.requests = Requests()
+        if asked.get("advance"):
+            server.advance(float(asked["advance"]))
+        counts = {queue.settings.name: queue.counts() for queue in server.queues.values()}
+        return {"pid": os.getpid(), "requests": server.requests.as_json(), "queues": counts}
 
 
 def _settings(name: str, body: bytes) -> Settings:

@@ -109,7 +109,9 @@ class Queue:
 
     def put(self, stored: Stored, now: float, at: float | None = None) -> int:
         """Take a message in, due at once or at a time, and return its sequence number; 0 when it was a duplicate."""
-        if self.settings.dedup and self.dead is not None and self._seen(str(stored.message.id), now):
+        # Without an id nothing is a duplicate: chosen, no source says it.
+        known = stored.message.id is not None and self.settings.dedup and self.dead is not None
+        if known and self._seen(str(stored.message.id), now):
             return 0  # docs, duplicate detection: accepted, and dropped
         stored.sequence = next(self._sequences)
         stored.enqueued = now
