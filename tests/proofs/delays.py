@@ -21,7 +21,7 @@ from cloudq_pubsub.emulator import service as pubsub_service
 from cloudq_sqs import driver as sqs_driver
 from proofs.part import Part as ProofPart
 from proofs.part import Piece, Result
-from support.wired import SQSWire, Wire, wire, wired
+from support.wired import PubSubWire, SQSWire, Wire, wire, wired
 
 #: What is followed one by one, in seconds.
 DELAYS = {"5 s": 5.0, "10 s": 10.0, "11 min": 660.0, "20 min": 1200.0, "13 h": 46_800.0, "26 h": 93_600.0, "20 d": 1_728_000.0}
@@ -45,7 +45,7 @@ async def _delays(name: str, parked: int, most_parked: int, longest: float) -> R
             # Scaled with the sample: the service hides 120,000, of which the core takes 100,000.
             served.server.service.most_in_flight = most_parked + most_parked // 5
             stack.enter_context(mock.patch.object(sqs_driver, "LIMITS", replace(sqs_driver.LIMITS, parked=most_parked)))
-        else:
+        elif isinstance(served, PubSubWire):
             # Each hop ends with a look that finds nothing, which waits in real time: the server ends it soon.
             stack.enter_context(mock.patch.object(pubsub_service, "PULL_WAIT", 0.05))
         await _follow(result, clock, served, parked, {key: delay for key, delay in DELAYS.items() if delay <= longest})

@@ -140,7 +140,56 @@ class PubSubWire(Wire):
         return {name.rpartition("/")[2]: counts for name, counts in self.server.counts().items()}
 
 
-WIRES: dict[str, Any] = {"sqs": SQSWire, "pubsub": PubSubWire}
+class ServiceBusWire(Wire):
+    ideal = 1.1  # sent by the batch, and completed one by one
+
+    def __init__(self, clock: Clock | None) -> None:
+        from cloudq_servicebus import emulator as servicebus  # noqa: PLC0415  needs proton
+
+        self._fault = servicebus.Fault
+        self.server: Any = servicebus.Server(clock=clock).start()
+
+    def url(self, port: int) -> str:
+        return f"servicebus://?endpoint=127.0.0.1:{port}&admin=127.0.0.1:{self.server.admin_port}"
+
+    def requests(self) -> int:
+        counted = self.server.requests.by_action
+        return sum(count for action, count in counted.items() if action not in ("attach", "put-token"))
+
+    def plan(self, seed: int, *, on: bool) -> None:
+        busy = "com.microsoft:server-busy"
+        errors = [
+            self._fault("send", condition=busy, share=0.2),
+            self._fault("send", kind="lost", share=0.05),
+            self._fault("send", kind="detach", condition="amqp:link:detach-forced", share=0.05),
+            self._fault("complete", condition=busy, share=0.2),
+            self._fault("complete", kind="lost", share=0.05),
+            self._fault("complete", kind="detach", condition="amqp:link:detach-forced", share=0.05),
+            self._fault("attach", condition=busy, share=0.1),
+        ]
+        self.server.plan = Plan(errors if on else [], seed)
+
+    def struck(self) -> Mapping[str, int]:
+        return self.server.plan.happened
+
+    def next_due(self) -> float | None:
+        dues = self.server.ask(lambda: [queue.next_due() for queue in self.server.queues.values()])
+        return min((due for due in dues if due is not None), default=None)
+
+    def hidden(self, physical: str) -> int:
+        queue = self.server.queues.get(physical)
+        return 0 if queue is None else self.server.ask(lambda: len(queue.locked))
+
+    def ready(self, physical: str) -> int:
+        queue = self.server.queues.get(physical)
+        return 0 if queue is None else self.server.ask(lambda: queue.counts()["active"] - len(queue.locked))
+
+    def left(self) -> dict[str, int]:
+        counted = self.server.counts().items()
+        return {name: sum(counts.values()) for name, counts in counted if sum(counts.values())}
+
+
+WIRES: dict[str, Any] = {"sqs": SQSWire, "pubsub": PubSubWire, "servicebus": ServiceBusWire}
 
 
 def wired(url: str) -> str:
