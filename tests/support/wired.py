@@ -144,7 +144,7 @@ class ServiceBusWire(Wire):
     ideal = 1.1  # sent by the batch, and completed one by one
 
     def __init__(self, clock: Clock | None) -> None:
-        from cloudq_servicebus import emulator as servicebus  # noqa: PLC0415  needs proton
+        from cloudq_servicebus import emulator as servicebus
 
         self._fault = servicebus.Fault
         self.server: Any = servicebus.Server(clock=clock).start()
