@@ -22,7 +22,7 @@ from cloudq.clock import Clock, SystemClock
 from cloudq.context import Context
 from cloudq.deadletters import ROOM
 from cloudq.delay import route
-from cloudq.driver import Driver, Outgoing, Part, Queue
+from cloudq.driver import Driver, Outgoing, Part, Queue, Schedules
 from cloudq.durations import Duration, seconds
 from cloudq.envelope import VERSION, Envelope, encode, valid_task_name
 from cloudq.errors import (
@@ -44,8 +44,8 @@ from cloudq.middleware import check as check_middleware
 from cloudq.opening import open_driver, refuse_impossible
 from cloudq.portal import Portal
 from cloudq.retry import Backoff
-from cloudq.sending import Sender
-from cloudq.task import Declared, Hook, Message, OnExpiry, Receipt, Task, policy_of
+from cloudq.sending import DEADLINE, Sender
+from cloudq.task import Canceller, Declared, Hook, Message, OnExpiry, Receipt, Task, policy_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,6 +73,7 @@ class _Connection:
 class _Composed:
     """A message as it will travel, by which sender and to where."""
 
+    driver: Driver
     sender: Sender
     queue: Queue
     outgoing: Outgoing
@@ -326,7 +327,10 @@ class CloudQ:
         for index, message in enumerate(chunk):
             try:
                 composed[index] = self._compose(message)
+                if message.options.cancellable:
+                    raise Unsupported("cancellable=True: enqueue_many returns no receipts. Enqueue such a task by itself.")
             except EnqueueError as error:
+                composed.pop(index, None)
                 failures[index] = error
         by_sender: dict[Sender, list[int]] = {}
         for index, ready in composed.items():
@@ -350,18 +354,38 @@ class CloudQ:
 
     async def _enqueue(self, message: Message) -> Receipt:
         composed = self._compose(message)
+        canceller: Canceller | None = None
         try:
-            await composed.sender.send(composed.queue, composed.outgoing)
+            if message.options.cancellable:
+                canceller = await self._schedule(composed)
+            else:
+                await composed.sender.send(composed.queue, composed.outgoing)
         except asyncio.CancelledError as error:
             raise EnqueueUnknown(message.task_id, "the application was closed meanwhile") from error
         except DriverError as error:
             raise _told(message, composed.queue, error) from error
-        return self._confirmed(message, composed)
+        return self._confirmed(message, composed, canceller)
 
-    def _confirmed(self, message: Message, composed: _Composed) -> Receipt:
+    async def _schedule(self, composed: _Composed) -> Canceller:
+        """Send what can be taken back: by itself, and tried once, for a second try might leave a first one that cannot."""
+        assert isinstance(composed.driver, Schedules), "its limits say so"
+        try:
+            async with asyncio.timeout(DEADLINE):
+                token = await composed.driver.schedule(composed.queue, composed.outgoing)
+        except TimeoutError as error:
+            raise OutcomeUnknown(f"{composed.queue.physical}: no confirmation within {DEADLINE:g} s") from error
+        cancel = partial(self._cancel, self.url_of(composed.queue.logical), composed.queue, token)
+        return Canceller(lambda: self._run(cancel), lambda: self._arun(cancel))
+
+    async def _cancel(self, url: str, queue: Queue, token: str) -> bool:
+        driver = self._connection(url).driver
+        assert isinstance(driver, Schedules), "it has scheduled"
+        return await driver.cancel(queue, token)
+
+    def _confirmed(self, message: Message, composed: _Composed, canceller: Canceller | None = None) -> Receipt:
         logical = message.task.queue
         self.events.emit(Event(Name.ENQUEUED, self.clock.time(), logical, message.task.name, message.task_id))
-        receipt = Receipt(message.task_id, logical, composed.due)
+        receipt = Receipt(message.task_id, logical, composed.due, canceller)
         if self._observer is not None:
             self._observer.enqueued(message, receipt)
         return receipt
@@ -415,11 +439,14 @@ class CloudQ:
         body = encode(envelope)
         if len(body) > limits.message_bytes - ROOM:
             raise MessageTooLarge(len(body), limits.message_bytes - ROOM, ROOM)
+        if options.cancellable and (due is None or not limits.cancels):
+            why = "it has no delay, and may start at once" if due is None else f"{limits.provider} takes nothing back"
+            raise Unsupported(f"cancellable=True: {why}. Enqueue it without; a task can look whether it is still wanted.")
         first = route(delay, limits, options.ordering_key, ordered=settings.ordered)
         queue = self.address(task.queue, first.part, options.priority)
         refuse_impossible(queue, limits)
         outgoing = Outgoing(body, envelope.message_id, first.delay, envelope.group)
-        return _Composed(connection.sender, queue, outgoing, due)
+        return _Composed(connection.driver, connection.sender, queue, outgoing, due)
 
     # Connections ------------------------------------------------------------------------------------------------------
 

@@ -213,6 +213,8 @@ class Limits:
     release_uncounted: bool
     #: Answers LOST when a settlement came too late. Otherwise a late one may look like OK.
     tells_lost: bool
+    #: Takes back a message that is not due yet (`Schedules`).
+    cancels: bool
 
 
 class Driver(Protocol):
@@ -299,6 +301,19 @@ class Peeks(Protocol):
 
     async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
         """Return messages in the order of their age, changing nothing. They cannot be settled."""
+        ...
+
+
+@runtime_checkable
+class Schedules(Protocol):
+    """An adapter that can take back what it was sent, as long as it is not due (`Limits.cancels`)."""
+
+    async def schedule(self, queue: Queue, message: Outgoing) -> str:
+        """Send one message with its delay, confirmed as by `send`, and return what `cancel` takes. Raises as `send` does."""
+        ...
+
+    async def cancel(self, queue: Queue, token: str) -> bool:
+        """Take it back. False when it is due, or was taken back before."""
         ...
 
 

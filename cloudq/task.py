@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, get_args
 
@@ -34,6 +34,7 @@ class Options:
     ordering_key: str | None = None
     tenant: str | None = None
     task_id: str | None = None
+    cancellable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,39 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Canceller:
+    """How a receipt takes its task back."""
+
+    cancel: Callable[[], bool]
+    acancel: Callable[[], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The provider has the task. `due` is when it may run, in seconds since the epoch, or None for now."""
 
     task_id: str
     queue: str
     due: float | None = None
+    canceller: Canceller | None = field(default=None, repr=False, compare=False)
+
+    def cancel(self) -> bool:
+        """Take the task back. False when it is too late: it is due, or was taken back before.
+
+        ConfigError when it was not enqueued with `options(cancellable=True)`; a DriverError when there was no answer.
+        """
+        return self._canceller().cancel()
+
+    async def acancel(self) -> bool:
+        """As `cancel`, without blocking the event loop."""
+        return await self._canceller().acancel()
+
+    def _canceller(self) -> Canceller:
+        if self.canceller is None:
+            raise ConfigError(
+                "this task cannot be cancelled: it was not enqueued with options(cancellable=True), which needs a delay."
+            )
+        return self.canceller
 
 
 class Enqueuer(Protocol):
@@ -113,6 +141,7 @@ class Enqueueable(Generic[P]):
         ordering_key: str | None = None,
         tenant: str | None = None,
         task_id: str | None = None,
+        cancellable: bool | None = None,
     ) -> Enqueueable[P]:
         """Return the same task with options for the enqueue.
 
@@ -120,8 +149,9 @@ class Enqueueable(Generic[P]):
         enqueue. `ordering_key`: tasks of one key run one after the other, in the order they were enqueued; the queue must be
         `ordered`. `tenant`: on whose behalf; where the provider shares a queue fairly, one with a large backlog does not hold
         up the others, and elsewhere it is refused. `task_id`: repeat an enqueue whose outcome was unknown with the id it had.
+        `cancellable`: its receipt can take it back until it is due; for one task with a delay, where the provider can.
         """
-        changes: dict[str, Any] = {}
+        changes: dict[str, Any] = {} if cancellable is None else {"cancellable": cancellable}
         if delay is not None and at is not None:
             raise ConfigError("delay and at say the same thing twice; give one of them.")
         if delay is not None:

@@ -36,6 +36,7 @@ LIMITS = Limits(
     counts_crashes=True,
     release_uncounted=True,
     tells_lost=True,
+    cancels=True,
 )
 
 _OURS = f"choice: {_STORE}, which bounds the time that one transaction holds the write lock"
@@ -71,6 +72,7 @@ SQLITE = Facts(
                 "counts_crashes",
                 "release_uncounted",
                 "tells_lost",
+                "cancels",
             ),
             f"{_STORE}: rows and columns for it, in one transaction",
         ),

@@ -156,6 +156,20 @@ class MemoryBroker:
         self.notify(dead.physical)
         return Settled.OK
 
+    def cancel(self, queue: Queue, message_id: str) -> bool:
+        """Remove a message that was never due."""
+        with self._lock:
+            messages = self._queues.get(queue.physical, {})
+            now = self.clock.monotonic()
+            found = [
+                key
+                for key, message in messages.items()
+                if message.message_id == message_id and message.visible_at > now and not message.deliveries
+            ]
+            for key in found:
+                del messages[key]
+            return bool(found)
+
     def stats(self, queue: Queue) -> Stats:
         """Count exactly."""
         with self._lock:
@@ -288,6 +302,16 @@ class MemoryDriver:
         self._at_most(len(batch), self.limits.send_count, "messages in a send")
         self._at_most(sum(len(message.body) for message in batch), self.limits.send_bytes, "bytes in a send")
         return self._broker.send(queue, batch)
+
+    async def schedule(self, queue: Queue, message: Outgoing) -> str:
+        """As `send`; what cancels it is its id."""
+        for error in self._broker.send(queue, [message]).values():
+            raise error
+        return message.message_id
+
+    async def cancel(self, queue: Queue, token: str) -> bool:
+        """Remove what was never due."""
+        return self._broker.cancel(queue, token)
 
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
         """Wake at a change of the queue or when something becomes due."""

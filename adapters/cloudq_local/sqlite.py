@@ -87,6 +87,15 @@ class SQLiteDriver:
         await self._do(lambda store: store.insert(queue, batch), wakes=queue.physical)
         return {}
 
+    async def schedule(self, queue: Queue, message: Outgoing) -> str:
+        """As `send`; what cancels it is its id."""
+        await self.send(queue, [message])
+        return message.message_id
+
+    async def cancel(self, queue: Queue, token: str) -> bool:
+        """Delete what was never due."""
+        return await self._do(lambda store: store.cancel(queue, token))
+
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
         """Claim, and when there is nothing, wait for the bell, the next due message, or the end."""
         deadline = self._clock.monotonic() + wait

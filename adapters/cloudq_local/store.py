@@ -276,6 +276,16 @@ class Store:
             for item in batch
         ]
 
+    def cancel(self, queue: Queue, message_id: str) -> bool:
+        """Remove a message that was never due."""
+        return (
+            self._db.execute(
+                "DELETE FROM messages WHERE queue = ? AND visible_at > ? AND message_id = ? AND deliveries = 0",
+                (queue.physical, self._clock.time(), message_id),
+            ).rowcount
+            > 0
+        )
+
     def stats(self, queue: Queue) -> Stats:
         """Count exactly."""
         now = self._clock.time()

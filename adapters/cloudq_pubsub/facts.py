@@ -39,6 +39,7 @@ PUBSUB = Facts(
         counts_crashes=False,
         release_uncounted=False,
         tells_lost=False,
+        cancels=False,
     ),
     sources={
         "message_bytes": "docs, quotas: 10 MB a message and a publish request; 1,000 bytes are left for the request itself",
@@ -64,6 +65,7 @@ PUBSUB = Facts(
         "counts_crashes": "API ReceivedMessage.delivery_attempt: nacks and expired deadlines alike, best effort",
         "release_uncounted": "API ReceivedMessage.delivery_attempt: a nack counts",
         "tells_lost": "API AcknowledgeRequest: acking an expired id may succeed without effect, unless exactly-once is on",
+        "cancels": "API: no call takes back a message by its id",
         "resolution": f"{_DEADLINE}: whole seconds",
         "hidden": "API: no bound on how often a deadline is moved",
         "threshold": "API DeadLetterPolicy.max_delivery_attempts: 5 to 100",

@@ -88,6 +88,20 @@ class ServiceBusDriver:
             raise failures[0]  # the whole of it failed
         return failures
 
+    async def schedule(self, queue: Queue, message: Outgoing) -> str:
+        """schedule_messages, through the management of the queue: what cancels it is its sequence number."""
+        self._usable()
+        scheduling = asyncio.ensure_future(self._sender(queue).schedule(queue, message))
+        self._hold(scheduling)
+        return str(await asyncio.shield(scheduling))
+
+    async def cancel(self, queue: Queue, token: str) -> bool:
+        """cancel_scheduled_messages."""
+        self._usable()
+        cancelling = asyncio.ensure_future(self._sender(queue).cancel(int(token)))
+        self._hold(cancelling)
+        return await asyncio.shield(cancelling)
+
     def _sender(self, queue: Queue) -> Sender:
         name = self._options.name(queue)
         if name not in self._senders:
@@ -157,7 +171,7 @@ class ServiceBusDriver:
             self._sources[key] = (
                 Sessions(session, self._options.sessions, queue.lease, self._clock, self._spawn)
                 if queue.ordered
-                else Receivers(plain, self._options.receivers, self._clock, self._spawn)
+                else Receivers(plain, self._options.receivers, queue.lease, self._clock, self._spawn)
             )
         return self._sources[key]
 

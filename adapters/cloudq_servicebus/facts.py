@@ -39,6 +39,7 @@ SERVICEBUS = Facts(
         counts_crashes=False,
         release_uncounted=False,
         tells_lost=True,
+        cancels=True,
     ),
     sources={
         "message_bytes": "docs, quotas: 256 KB in the Standard tier; choice: 2 KB less, for ids, annotations and the batch",
@@ -65,6 +66,7 @@ SERVICEBUS = Facts(
         "counts_crashes": "docs, message transfers: delivery_count rises by an abandon and by an expired lock alike",
         "release_uncounted": "docs, message transfers: an abandon counts",
         "tells_lost": "SDK 7.15 changelog: settlements are confirmed, MessageLockLostError",
+        "cancels": "SDK ServiceBusSender.schedule_messages, cancel_scheduled_messages",
         "resolution": f"{_SCHEDULED}: a time of day with milliseconds; the lock's length is the queue's",
         "hidden": "docs: a lock can be renewed without a documented end",
         "threshold": "docs, dead-letter queues: MaxDeliveryCount, 10 by default; its range 1 to 2,000 is the portal's",

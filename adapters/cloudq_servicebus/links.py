@@ -45,6 +45,9 @@ BRIEF = 0.05
 #: One that asks for more than one message ends late when it does not get them all (SDK `_further_pull_receive_timeout`, 0.2 s
 #: after the first). So it is tried, and not for long, where the last one got what it asked for at once: within these seconds.
 _WHOLE, _AT_ONCE = 0.5, 0.1
+#: Opening a link takes many turns of the loop, and beside tasks that hold the interpreter's lock each is late. Under a lock
+#: shorter than this, the one that renews is opened with the first message, and not with the first renewal.
+_HASTY = 20.0
 #: A receive that need not wait lasts this long nevertheless: a round trip, and the opening of the link.
 SHORTEST = 1.0
 
@@ -193,8 +196,9 @@ class Link:
 class Receivers:
     """Serves one queue without sessions, or the dead-letter queue of one."""
 
-    def __init__(self, make: Callable[[], ServiceBusReceiver], most: int, clock: Clock, spawn: Spawn) -> None:
+    def __init__(self, make: Callable[[], ServiceBusReceiver], most: int, lease: float, clock: Clock, spawn: Spawn) -> None:
         """`most` receivers are open at a time, and one more for renewals."""
+        self._hasty = lease < _HASTY
         self._make = make
         self._most = most
         self._clock = clock
@@ -260,6 +264,9 @@ class Receivers:
         ask, began = most if whole else 1, now()
         found = await link.receive(ask, max(BRIEF, min(patience, until - began)))
         self._full = len(found) == ask and (whole or now() - began < _AT_ONCE)
+        if found and self._hasty:
+            self._hasty = False
+            self._spawn(self._helping())
         return link.lease(found, self.ends)
 
     async def _take(self, until: float) -> Link | None:

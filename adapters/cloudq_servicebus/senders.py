@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
 from azure.servicebus.aio import ServiceBusSender
 from azure.servicebus.exceptions import (
+    MessageNotFoundError,
     MessageSizeExceededError,
     MessagingEntityNotFoundError,
     ServiceBusAuthorizationError,
@@ -61,6 +64,35 @@ class Sender:
                     failed.add(group)
             self._used = self._clock.monotonic()
         return failures
+
+    async def schedule(self, queue: Queue, outgoing: Outgoing) -> int:
+        """Send one that can be cancelled, and return its sequence number."""
+        time = self._clock.time()
+        message = messages.to_message(replace(outgoing, delay=0.0), queue, time)
+        at = datetime.fromtimestamp(time + outgoing.delay, UTC)
+        async with self._alone:
+            try:
+                sender = await self._opened()
+            except Exception as error:
+                raise translate(error, self._named, "Send") from error
+            try:
+                (number,) = await sender.schedule_messages(message, at, timeout=ANSWER)
+            except Exception as error:
+                await self._drop()
+                raise translate(error, self._named, "Send", sent=True) from error
+            return number
+
+    async def cancel(self, number: int) -> bool:
+        """Take back what was scheduled. False when it is not (any more)."""
+        async with self._alone:
+            try:
+                await (await self._opened()).cancel_scheduled_messages(number, timeout=ANSWER)
+            except MessageNotFoundError:
+                return False
+            except Exception as error:
+                await self._drop()
+                raise translate(error, self._named, "Send") from error
+            return True
 
     async def _sent(self, together: ServiceBusMessageBatch) -> DriverError | None:
         try:

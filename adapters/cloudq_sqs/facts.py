@@ -40,6 +40,7 @@ SQS = Facts(
         counts_crashes=False,
         release_uncounted=False,
         tells_lost=False,
+        cancels=False,
     ),
     sources={
         "message_bytes": f"{_SEND}: 1 MiB, attributes included",
@@ -67,6 +68,7 @@ SQS = Facts(
         "counts_crashes": "API ReceiveMessage: ApproximateReceiveCount counts every receive, whatever came of it",
         "release_uncounted": "API ReceiveMessage: as counts_crashes",
         "tells_lost": "API DeleteMessage: an old receipt handle may succeed without deleting",
+        "cancels": "API: no call takes back a message by its id",
         "resolution": f"{_VISIBILITY}, {_SEND}: whole seconds",
         "hidden": f"{_VISIBILITY}: 12 hours in all from the receive",
         "threshold": "API SetQueueAttributes, RedrivePolicy; maxReceiveCount 1 to 1,000 (guide, dead-letter queues)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from cloudq.conformance.harness import Harness, collect, message, need, nothing, receive_all, receive_one, send
-from cloudq.driver import Outgoing, Peeks, Settled
+from cloudq.driver import Outgoing, Peeks, Schedules, Settled
 
 
 async def a_message_arrives_as_it_was_sent(harness: Harness) -> None:
@@ -134,6 +134,21 @@ async def a_repeated_id_is_dropped_in_its_window(harness: Harness) -> None:
         assert {delivery.body for delivery in found} == {message(1).body, message(2).body}
         await driver.ack(queue, found)
         await send(driver, queue, [message(1)])
+        await nothing(driver, queue)
+
+
+async def what_is_scheduled_can_be_taken_back(harness: Harness) -> None:
+    """Where the provider can: what was cancelled never comes, its neighbour does, and what came cannot be cancelled."""
+    async with harness.open() as driver:
+        need(driver.limits.cancels, "nothing is taken back")
+        assert isinstance(driver, Schedules)
+        queue = await harness.queue()
+        tokens = [await driver.schedule(queue, message(number, delay=60.0)) for number in range(2)]
+        assert await driver.cancel(queue, tokens[0]) is True
+        assert await driver.cancel(queue, tokens[0]) is False
+        await harness.pass_time(60.0 + harness.tick)
+        assert (await receive_one(driver, queue)).body == message(1).body
+        assert await driver.cancel(queue, tokens[1]) is False
         await nothing(driver, queue)
 
 

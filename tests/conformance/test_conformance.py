@@ -105,6 +105,7 @@ class Composing(Memory):
             counts_crashes=False,
             release_uncounted=False,
             send_delay=0.0,
+            cancels=False,
             release_delay=0.3,
             send_count=10,
             receive_count=10,

@@ -23,6 +23,7 @@ from cloudq.envelope import Envelope, decode
 from cloudq.errors import Unavailable
 from cloudq.events import Event, Name
 from cloudq.worker import process
+from support.gil import hold_the_lock
 from support.ledger import FileLedger
 from support.oracle import TOLD
 from support.wrapped import COMPOSING, COPYING, Wrapped
@@ -113,16 +114,6 @@ def spin(ctx: Context, length: float) -> None:
         end = time.perf_counter() + length
         while time.perf_counter() < end:
             sum(range(200))
-
-
-def hold_the_lock(length: float) -> None:
-    """Keep the interpreter's lock in C for so long: no other thread of the process runs meanwhile."""
-    began = time.perf_counter()
-    sum(range(1_000_000))
-    for_one = time.perf_counter() - began
-    sum(range(int(1_000_000 * length / for_one)))
-    while time.perf_counter() - began < length:  # measured beside others, it was too short
-        sum(range(100_000))
 
 
 @app.task(queue="storm", name="hold", retry=Backoff(first=0.2, cap=1))

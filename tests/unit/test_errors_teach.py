@@ -283,6 +283,21 @@ def a_provider_that_is_misspelt():
 
 
 @case
+def a_task_that_cannot_be_taken_back():
+    shop("memory://errors?as=sqs")[1].options(delay="1m", cancellable=True).enqueue(42)
+
+
+@case
+def a_task_without_a_delay_that_should_be_taken_back():
+    shop("memory://errors")[1].options(cancellable=True).enqueue(42)
+
+
+@case
+def a_receipt_that_cancels_nothing():
+    shop("memory://errors")[1].options(delay="1m").enqueue(42).cancel()
+
+
+@case
 def a_namespace_that_is_none():
     shop("servicebus://shop")[1].enqueue(42)
 
