@@ -79,6 +79,12 @@ def losing_connections(directory: Path, name: str, times: int) -> Result:
     return result
 
 
+def _goes_on(storm: Storm, enough: int) -> None:
+    """Wait until so many are over: however long it takes, as long as it goes on."""
+    while (done := len(storm.over)) < enough:
+        until(lambda done=done: storm.look() or len(storm.over) > done, f"the work stands still at {done}", patience=2 * STALL)
+
+
 def _shaky(proxy: FaultProxy, *, on: bool) -> None:
     proxy.faults.lost_response = proxy.faults.reset = 0.05 if on else 0.0
 
@@ -127,10 +133,10 @@ def _work(
             sending = [callers.submit(_send, storm, message) for message in messages]
             for third in (1, 2, 3):
                 enough = tasks * third // 4
-                until(lambda enough=enough: storm.look() or len(storm.over) >= enough, "the work stands still", patience=120)
+                _goes_on(storm, enough)
                 result.figures["blackouts"] += disturb()
             unknown = sum(each.result() for each in sending)
-        until(lambda: storm.look() or len(storm.over) >= tasks, "not all was run", patience=120)
+        _goes_on(storm, tasks)
         struck = dict(hits())
         shaky(False)
         storm.until_drained()
