@@ -7,6 +7,7 @@ from proofs.hostile import HOSTILE
 from proofs.leases import LEASES
 from proofs.mutation import MUTATION
 from proofs.network import NETWORK
+from proofs.order import ORDER
 from proofs.outage import OUTAGE
 from proofs.part import Part
 from proofs.points import POINTS
@@ -27,6 +28,7 @@ PARTS: dict[str, Part] = {
         LEASES,
         HOSTILE,
         POWER,
+        ORDER,
         OUTAGE,
         NETWORK,
         DELAYED,

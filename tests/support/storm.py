@@ -45,6 +45,7 @@ class Storm:
         unknown_grace: float = 3600.0,
         composing: bool = False,
         copying: bool = False,
+        ordered: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -56,6 +57,7 @@ class Storm:
         (directory / "cloudq.toml").write_text(
             # A name of its own: on a shared provider, no storm meets another's messages.
             f'url = "{url}"\nnamespace = "storm-{os.urandom(4).hex()}"\n[queues.storm]\nlease = "{lease}s"\n'
+            f"ordered = {str(ordered).lower()}\n"
             f'[worker]\ngrace = "{grace}s"\nunknown_grace = "{unknown_grace}s"\n'
         )
         self.variables = {"STORM_DIR": str(directory), "STORM_AS": "composing" if composing else "copying" if copying else ""}

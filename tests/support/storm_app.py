@@ -64,14 +64,15 @@ app = CloudQ()  # the URL and the lease are in the environment and in the cloudq
 class _Run:
     """One run, in the ledger from its start to its end. `well` is for its task to say."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, **place: object) -> None:
+        self._place = place
         self._task_id = ctx.task_id
         self._run = f"{os.getpid()}-{next(_runs)}"
         self.well = True
 
     def __enter__(self) -> Self:
         _running[self._task_id] = self._run
-        ledger.write("start", self._task_id, run=self._run, at=now())
+        ledger.write("start", self._task_id, run=self._run, at=now(), **self._place)
         passing("task begun")
         return self
 
@@ -97,6 +98,14 @@ def few(ctx: Context, length: float) -> None:
 def flaky(ctx: Context, length: float, fails: int) -> None:
     with _Run(ctx):
         time.sleep(length)
+        if ctx.attempt <= fails:
+            raise RuntimeError("told to")
+
+
+@app.task(queue="storm", name="step", retry=Backoff(max_attempts=8, first=0.2, cap=0.4))
+def step(ctx: Context, key: str, number: int, fails: int) -> None:
+    with _Run(ctx, lane=key, number=number):
+        time.sleep(0.005)
         if ctx.attempt <= fails:
             raise RuntimeError("told to")
 
