@@ -188,11 +188,14 @@ class Store:
         token = random.getrandbits(62)
         # The order is one of two constants above; nothing from outside becomes part of a statement.
         order = _ORDERED if queue.ordered else _UNORDERED
+        # By its id, an ordered queue is walked from the front, where the heads of groups are; by the index of due times all of
+        # a backlog would be looked at and sorted at each claim (100 ms for 10,000 messages, with the file locked).
+        walk = "messages NOT INDEXED" if queue.ordered else "messages"
         (found,) = self._db.execute(
             f"""
             SELECT json_group_array(id) FROM
-                (SELECT id FROM messages WHERE queue = :queue AND visible_at <= :now {order} LIMIT :count)
-            """,  # noqa: S608  the order is a constant
+                (SELECT id FROM {walk} WHERE queue = :queue AND visible_at <= :now {order} LIMIT :count)
+            """,  # noqa: S608  both are constants
             {"queue": queue.physical, "now": now, "count": max_messages},
         ).fetchone()
         self._db.execute(
