@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azure.servicebus import ServiceBusReceivedMessage
-from azure.servicebus.aio import ServiceBusReceiver
+from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError, ServiceBusCommunicationError, ServiceBusConnectionError
 
 from cloudq.clock import Clock
@@ -95,8 +96,7 @@ class Link:
     async def open(self, patience: float = ANSWER) -> None:
         """Connect."""
         try:
-            async with asyncio.timeout(patience):
-                await self.receiver.__aenter__()
+            await opened(self.receiver, patience)
         except BaseException:
             self.broken = True
             raise
@@ -330,6 +330,18 @@ class Receivers:
 
 def _renewal(lease: Lease) -> Call:
     return lambda receiver: receiver.renew_message_lock(lease.message)
+
+
+async def opened(client: ServiceBusReceiver | ServiceBusSender, patience: float = ANSWER) -> None:
+    """Have one of the SDK's connect. TimeoutError: it does not."""
+    try:
+        async with asyncio.timeout(patience):
+            await client.__aenter__()
+    except TimeoutError:
+        # The SDK leaves the socket of an opening that is given up to the garbage collector, which has little to do in a worker
+        # that cannot connect.
+        gc.collect()
+        raise
 
 
 def now() -> float:

@@ -23,7 +23,7 @@ from cloudq.driver import Outgoing, Queue
 from cloudq.errors import DriverError, Refused, Unavailable
 from cloudq_servicebus import messages
 from cloudq_servicebus.errors import translate
-from cloudq_servicebus.links import ANSWER
+from cloudq_servicebus.links import ANSWER, opened
 
 #: docs, AMQP errors: a link that sends nothing for ten minutes is detached. A new one is opened sooner, so that no message is
 #: handed to a link of which nobody knows whether it is still there.
@@ -165,8 +165,7 @@ class Sender:
             await self._drop()
         if self._sender is None:
             sender = self._make()
-            async with asyncio.timeout(ANSWER):
-                await sender.__aenter__()
+            await opened(sender)
             self._sender, self._fresh = sender, True
         self._used = self._clock.monotonic()
         return self._sender

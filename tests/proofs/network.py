@@ -34,7 +34,7 @@ def behind_a_proxy(directory: Path, name: str, tasks: int, blackout: float) -> R
             proxy.port,
             tasks,
             lambda: _dark(proxy, blackout),
-            lambda on: _shaky(proxy, on=on),
+            lambda on: _shaky(proxy, served.shaky, on=on),
             lambda: proxy.faults.hits,
         )
 
@@ -85,8 +85,8 @@ def _goes_on(storm: Storm, enough: int) -> None:
         until(lambda done=done: storm.look() or len(storm.over) > done, f"the work stands still at {done}", patience=2 * STALL)
 
 
-def _shaky(proxy: FaultProxy, *, on: bool) -> None:
-    proxy.faults.lost_response = proxy.faults.reset = 0.05 if on else 0.0
+def _shaky(proxy: FaultProxy, share: float, *, on: bool) -> None:
+    proxy.faults.lost_response = proxy.faults.reset = share if on else 0.0
 
 
 def _dark(proxy: FaultProxy, seconds: float) -> int:

@@ -23,6 +23,8 @@ class Wire(ABC):
 
     #: Requests for a task that is sent alone and worked off with others.
     ideal: float
+    #: Of the pieces that pass a proxy, how many lose their answer, and how many are reset.
+    shaky: float = 0.05
     server: EmulatorServer
 
     @abstractmethod
@@ -142,6 +144,8 @@ class PubSubWire(Wire):
 
 class ServiceBusWire(Wire):
     ideal = 1.1  # sent by the batch, and completed one by one
+    #: Opening an AMQP connection takes some twenty pieces, of which none may be lost.
+    shaky = 0.005
 
     def __init__(self, clock: Clock | None) -> None:
         from cloudq_servicebus import emulator as servicebus
