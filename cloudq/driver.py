@@ -313,7 +313,7 @@ class Schedules(Protocol):
         ...
 
     async def cancel(self, queue: Queue, token: str) -> bool:
-        """Take it back. False when it is due, or was taken back before."""
+        """Take it back. False when it is due, was taken back before, or was dropped as a duplicate."""
         ...
 
 

@@ -65,8 +65,9 @@ class Receipt:
     canceller: Canceller | None = field(default=None, repr=False, compare=False)
 
     def cancel(self) -> bool:
-        """Take the task back. False when it is too late: it is due, or was taken back before.
+        """Take the task back. False when it is too late: it is due, was taken back before, or was a repetition.
 
+        Where the provider drops duplicates, its id may be spent until the window is over: enqueue another with another id.
         ConfigError when it was not enqueued with `options(cancellable=True)`; a DriverError when there was no answer.
         """
         return self._canceller().cancel()

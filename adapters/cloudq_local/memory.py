@@ -69,8 +69,11 @@ class MemoryBroker:
         self._seen: dict[tuple[str, str], float] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
 
-    def send(self, queue: Queue, batch: Sequence[Outgoing]) -> dict[int, DriverError]:
-        """Add the messages, but for those that are refused or that the queue has seen within its dedup window."""
+    def send(self, queue: Queue, batch: Sequence[Outgoing], numbers: list[int] | None = None) -> dict[int, DriverError]:
+        """Add the messages, but for those that are refused or that the queue has seen within its dedup window.
+
+        `numbers` takes in those of the messages that were added.
+        """
         refused: dict[int, DriverError] = {
             index: error for index, message in enumerate(batch) if (error := self._refusal(message)) is not None
         }
@@ -82,10 +85,13 @@ class MemoryBroker:
                     if self._seen.get(key, 0.0) > now:
                         continue
                     self._seen[key] = now + queue.dedup
+                number = next(self._numbers)
+                if numbers is not None:
+                    numbers.append(number)
                 self._put(
                     queue.physical,
                     _Message(
-                        number=next(self._numbers),
+                        number=number,
                         body=message.body,
                         message_id=message.message_id,
                         group=message.group,
@@ -156,19 +162,17 @@ class MemoryBroker:
         self.notify(dead.physical)
         return Settled.OK
 
-    def cancel(self, queue: Queue, message_id: str) -> bool:
+    def cancel(self, queue: Queue, number: int) -> bool:
         """Remove a message that was never due."""
         with self._lock:
             messages = self._queues.get(queue.physical, {})
-            now = self.clock.monotonic()
-            found = [
-                key
-                for key, message in messages.items()
-                if message.message_id == message_id and message.visible_at > now and not message.deliveries
-            ]
-            for key in found:
-                del messages[key]
-            return bool(found)
+            message = messages.get(number)
+            if message is None or message.received_at or message.visible_at <= self.clock.monotonic():
+                return False
+            del messages[number]
+            self._seen.pop((queue.physical, message.message_id), None)  # it never was: the same id may be sent again
+        self.notify(queue.physical)
+        return True
 
     def stats(self, queue: Queue) -> Stats:
         """Count exactly."""
@@ -304,14 +308,15 @@ class MemoryDriver:
         return self._broker.send(queue, batch)
 
     async def schedule(self, queue: Queue, message: Outgoing) -> str:
-        """As `send`; what cancels it is its id."""
-        for error in self._broker.send(queue, [message]).values():
+        """As `send`; what cancels it is its number, 0 for one that was dropped as a duplicate."""
+        numbers: list[int] = []
+        for error in self._broker.send(queue, [message], numbers).values():
             raise error
-        return message.message_id
+        return str(numbers[0] if numbers else 0)
 
     async def cancel(self, queue: Queue, token: str) -> bool:
         """Remove what was never due."""
-        return self._broker.cancel(queue, token)
+        return self._broker.cancel(queue, int(token))
 
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
         """Wake at a change of the queue or when something becomes due."""

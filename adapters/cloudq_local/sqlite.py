@@ -88,13 +88,12 @@ class SQLiteDriver:
         return {}
 
     async def schedule(self, queue: Queue, message: Outgoing) -> str:
-        """As `send`; what cancels it is its id."""
-        await self.send(queue, [message])
-        return message.message_id
+        """As `send`; what cancels it is its row, at its first time."""
+        return await self._do(lambda store: store.schedule(queue, message), wakes=queue.physical)
 
     async def cancel(self, queue: Queue, token: str) -> bool:
         """Delete what was never due."""
-        return await self._do(lambda store: store.cancel(queue, token))
+        return await self._do(lambda store: store.cancel(queue, token), wakes=queue.physical if queue.ordered else None)
 
     async def receive(self, queue: Queue, max_messages: int, wait: float) -> Sequence[Delivery]:
         """Claim, and when there is nothing, wait for the bell, the next due message, or the end."""

@@ -57,6 +57,8 @@ _ORDERED = """
 _UNORDERED = "ORDER BY visible_at, id"
 #: Another process may hold the write lock for a large transaction and its sync.
 _BUSY_MILLISECONDS = 5000
+#: Bodies up to so many bytes are read together with their rows, in one answer.
+_SMALL = 4096
 _PREPARE_TRIES = 250
 
 
@@ -211,15 +213,23 @@ class Store:
         (leased,) = self._db.execute(
             """
             SELECT json_group_array(json_array(
-                id, hex(body), deliveries, crashes, printf('%!.17g', sent_at), message_id, grp, attributes))
-            FROM messages WHERE id IN (SELECT value FROM json_each(?))
+                id, CASE WHEN length(body) <= :small THEN hex(body) END, deliveries, crashes, printf('%!.17g', sent_at),
+                message_id, grp, attributes))
+            FROM messages WHERE id IN (SELECT value FROM json_each(:found))
             """,
-            (found,),
+            {"found": found, "small": _SMALL},
         ).fetchone()
+        rows = sorted(json.loads(leased))
+        large = json.dumps([row[0] for row in rows if row[1] is None])
+        bodies: dict[int, bytes] = {}
+        if large != "[]":  # as hexadecimal text, a megabyte costs a hundred times what its row does
+            bodies = dict(
+                self._db.execute("SELECT id, body FROM messages WHERE id IN (SELECT value FROM json_each(?))", (large,))
+            )
         return [
             Delivery(
                 queue=queue,
-                body=bytes.fromhex(body),
+                body=bodies[number] if body is None else bytes.fromhex(body),
                 receipt=(number, token),
                 deliveries=deliveries,
                 leased_for=queue.lease,
@@ -229,7 +239,7 @@ class Store:
                 crashes=crashes,
                 attributes=json.loads(attributes) if attributes else {},
             )
-            for number, body, deliveries, crashes, sent_at, message_id, group, attributes in sorted(json.loads(leased))
+            for number, body, deliveries, crashes, sent_at, message_id, group, attributes in rows
         ]
 
     def delete(self, batch: Sequence[Delivery]) -> list[Settled]:
@@ -279,15 +289,27 @@ class Store:
             for item in batch
         ]
 
-    def cancel(self, queue: Queue, message_id: str) -> bool:
-        """Remove a message that was never due."""
-        return (
-            self._db.execute(
-                "DELETE FROM messages WHERE queue = ? AND visible_at > ? AND message_id = ? AND deliveries = 0",
-                (queue.physical, self._clock.time(), message_id),
-            ).rowcount
-            > 0
-        )
+    def schedule(self, queue: Queue, message: Outgoing) -> str:
+        """As `insert`, and return what `cancel` takes; empty for one that was dropped as a duplicate."""
+        newest = "SELECT id, visible_at FROM messages ORDER BY id DESC LIMIT 1"
+        before = self._db.execute(newest).fetchone()
+        self.insert(queue, [message])
+        after = self._db.execute(newest).fetchone()
+        return "" if after == before else f"{after[0]}:{after[1]!r}"
+
+    def cancel(self, queue: Queue, token: str) -> bool:
+        """Remove a message that was never due: its time is still the first one."""
+        number, _, due = token.partition(":")
+        if not due:
+            return False
+        held = (int(number), float(due), self._clock.time())
+        gone = self._db.execute(
+            "DELETE FROM messages WHERE id = ? AND visible_at = ? AND visible_at > ? AND token IS NULL RETURNING message_id",
+            held,
+        ).fetchone()
+        if gone is not None:  # it never was: the same id may be sent again
+            self._db.execute("DELETE FROM seen WHERE queue = ? AND message_id = ?", (queue.physical, *gone))
+        return gone is not None
 
     def stats(self, queue: Queue) -> Stats:
         """Count exactly."""
@@ -367,6 +389,8 @@ class Store:
         One statement for all: each gives up the interpreter's lock, and beside tasks that compute, getting it back takes
         milliseconds, in which the file stays locked. Only when one of them is not held any more, they are taken one by one.
         """
+        if not batch:
+            return []
         receipts = [_receipt(delivery) for delivery in batch]
         numbers = ",".join("?" * len(receipts))
         pairs = ",".join(["(?, ?)"] * len(receipts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -23,7 +24,7 @@ from cloudq.driver import Burial, Delivery, Limits, Outgoing, Part, Queue, Relea
 from cloudq.errors import AccessDenied, DriverError, Refused, Unavailable
 from cloudq_servicebus import messages
 from cloudq_servicebus.administration import Administration
-from cloudq_servicebus.errors import translate
+from cloudq_servicebus.errors import ENOUGH, short_lock, translate
 from cloudq_servicebus.facts import SERVICEBUS
 from cloudq_servicebus.links import SHORTEST, Call, Lease, Link, Receivers, now
 from cloudq_servicebus.options import Options
@@ -33,8 +34,9 @@ from cloudq_servicebus.sessions import Sessions
 T = TypeVar("T")
 _log = logging.getLogger("cloudq.servicebus")
 
-#: Of a queue whose lock is shorter than this share of the lease that the application believes in, nothing is received.
-_ENOUGH = 0.75
+#: A queue whose lock was too short is looked at again after so many seconds, and at the longest after so many.
+_FIRST_REFUSAL, _LONGEST_REFUSAL = 60.0, 3600.0
+_NEVER = (-math.inf, 0.0)
 #: SDK: how long one read of a socket waits (0.2 s by default), and so the most that a settlement waits for another's answer.
 _READ = 0.05
 #: SDK: bounds an opening, and a request to the management of a queue.
@@ -65,6 +67,8 @@ class ServiceBusDriver:
         self._administration = Administration(options)
         self._senders: dict[str, Sender] = {}
         self._sources: dict[str, _Source] = {}
+        #: Where a lock was too short: until when nothing is received, and how long that is.
+        self._refused: dict[_Source, tuple[float, float]] = {}
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
 
@@ -121,15 +125,17 @@ class ServiceBusDriver:
             return await asyncio.shield(receiving)
         except asyncio.CancelledError:
             stop.set()
-            self._hold(asyncio.ensure_future(self._undo(queue, receiving)))
+            self._hold(asyncio.ensure_future(self._undo(receiving)))
             raise
 
     async def _receive(self, queue: Queue, most: int, wait: float, stop: asyncio.Event) -> list[Delivery]:
         until = now() + wait
-        names = [self._options.name(queue)] if queue.part is not Part.DEAD else self._options.sources(queue)
+        names = self._names(queue)
         while True:
             for name in names:
                 source = self._source(queue, name)
+                if self._refused.get(source, _NEVER)[0] > self._clock.monotonic():
+                    raise Refused(f"{name} on {self._place}: its lock was too short before, and is looked at again later.")
                 rest = max(0.0, until - now())
                 try:
                     leases = await source.receive(most, rest if len(names) == 1 else SHORTEST, stop)
@@ -145,13 +151,14 @@ class ServiceBusDriver:
     async def _believed(self, queue: Queue, source: _Source, leases: list[Lease]) -> list[Delivery]:
         """Return deliveries, unless their locks are shorter than the application believes: it would run tasks twice at once."""
         time = self._clock.time()
-        shortest = min(lease.ends for lease in leases) - time
-        if shortest < queue.lease * _ENOUGH and isinstance(source, Receivers):
+        shortest = min((lease.ends for lease in leases if lease.fresh), default=math.inf) - time
+        if shortest < queue.lease * ENOUGH:
+            # Each look costs a message an attempt, so the next one is later, and the one after that twice as late.
+            pause = min(2 * self._refused[source][1], _LONGEST_REFUSAL) if source in self._refused else _FIRST_REFUSAL
+            self._refused[source] = self._clock.monotonic() + pause, pause
             await self._settle("abandon", [_Wish(source, lease, _abandon) for lease in leases])
-            raise Refused(
-                f"{self._named(queue)}: a message is locked for {shortest:.0f} s, and the queue's lease is {queue.lease:g} s. "
-                f"Make LockDuration PT{queue.lease:g}S, or lease the same; or this machine's clock is wrong by as much."
-            )
+            raise short_lock(self._named(queue), shortest, queue.lease)
+        self._refused.pop(source, None)
         return [
             messages.to_delivery(queue, lease.message, (source, lease), min(queue.lease, lease.ends - time)) for lease in leases
         ]
@@ -169,59 +176,70 @@ class ServiceBusDriver:
                 return client.get_queue_receiver(name, session_id=NEXT_AVAILABLE_SESSION, max_wait_time=wait)
 
             self._sources[key] = (
-                Sessions(session, self._options.sessions, queue.lease, self._clock, self._spawn)
+                Sessions(session, self._options.sessions, queue.lease, self._named(queue), self._clock, self._spawn)
                 if queue.ordered
                 else Receivers(plain, self._options.receivers, queue.lease, self._clock, self._spawn)
             )
         return self._sources[key]
 
-    async def _undo(self, queue: Queue, receiving: asyncio.Future[list[Delivery]]) -> None:
+    async def _undo(self, receiving: asyncio.Future[list[Delivery]]) -> None:
         with contextlib.suppress(DriverError):  # not given back, it comes back when its lock ends
             if taken := await receiving:
-                await self.release(queue, [Release(delivery, counted=False) for delivery in taken])
+                await self._settle("abandon", [_Wish(*_receipt(delivery), _abandon) for delivery in taken])
 
     # Settling ---------------------------------------------------------------------------------------------------------
 
     async def ack(self, queue: Queue, batch: Sequence[Delivery]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
         """Complete, each on its own, all at a time (SDK 7.15 changelog: each is confirmed)."""
+        self._usable()
         return await self._settle("complete", [_Wish(*_receipt(delivery), _complete) for delivery in batch])
 
     async def release(self, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:  # noqa: ARG002  the contract's
         """Abandon. With a delay, which only an ordered queue may have, its session is kept meanwhile, and its lock renewed."""
+        self._usable()
         return await self._settle("abandon", [_Wish(*_receipt(each.delivery), _abandon, each.delay) for each in batch])
 
     async def extend(self, queue: Queue, batch: Sequence[Delivery], lease: float) -> Sequence[Settled]:  # noqa: ARG002  a lock's length is the queue's
         """Renew. The lock lasts as long as at first, whatever is asked for."""
+        self._usable()
         held = [_receipt(delivery) for delivery in batch]
-        alive = [(source, lease) for source, lease in held if not lease.over]
-        renewing = asyncio.ensure_future(self._renew(queue, alive))
-        self._hold(renewing)
-        answers = dict(zip((id(lease) for _, lease in alive), await asyncio.shield(renewing), strict=True))
-        return [answers.get(id(lease), Settled.LOST) for _, lease in held]
+        alive: dict[_Source, list[Lease]] = defaultdict(list)
+        for source, one in held:
+            if not one.over:
+                alive[source].append(one)
+        renewing = [asyncio.ensure_future(self._renew(queue, source, leases)) for source, leases in alive.items()]
+        for each in renewing:
+            self._hold(each)
+        answers: dict[int, Settled] = {}
+        for each in renewing:
+            answers |= await asyncio.shield(each)
+        return [answers.get(id(one), Settled.LOST) for _, one in held]
 
-    async def _renew(self, queue: Queue, held: Sequence[tuple[_Source, Lease]]) -> list[Settled]:
-        if not held:
-            return []
-        source = held[0][0]
+    async def _renew(self, queue: Queue, source: _Source, leases: Sequence[Lease]) -> dict[int, Settled]:
         try:
-            answers = await source.renew([lease for _, lease in held])
+            answers = await source.renew(leases)
         except Exception as error:
             raise translate(error, self._named(queue), "Listen") from error
-        for (_, lease), answer in zip(held, answers, strict=True):
+        for lease, answer in zip(leases, answers, strict=True):
             if answer is Settled.OK:
                 lease.ends = source.ends(lease)
-        return answers
+        return dict(zip(map(id, leases), answers, strict=True))
 
     async def dead_letter(self, queue: Queue, dead: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:  # noqa: ARG002  it is built in
         """Dead-letter, the kind as the reason and the record as the description."""
+        self._usable()
         return await self._settle("dead-letter", [_Wish(*_receipt(each.delivery), _bury(each)) for each in batch])
 
     async def _settle(self, how: str, wishes: Sequence[_Wish]) -> list[Settled]:
         """Settle once. What is asked for again meanwhile, or afterwards, gets the same answer; another wish came too late."""
         fresh: dict[Link, list[_Wish]] = defaultdict(list)
         late: set[int] = set()
+        seen: set[int] = set()
         for wish in wishes:
             lease = wish.lease
+            if id(lease) in seen:
+                continue
+            seen.add(id(lease))
             if lease.asking is None or (lease.asking.done() and lease.answer is Settled.UNKNOWN):
                 lease.how = how
                 fresh[lease.link].append(wish)
@@ -268,8 +286,7 @@ class ServiceBusDriver:
         """Look at messages, changing nothing; those that are locked or scheduled, too."""
         self._usable()
         found: list[Delivery] = []
-        names = [self._options.name(queue)] if queue.part is not Part.DEAD else self._options.sources(queue)
-        for name in names:
+        for name in self._names(queue):
             try:
                 found += await self._peek(queue, name, max_messages - len(found))
             except Exception as error:
@@ -307,9 +324,9 @@ class ServiceBusDriver:
         """Wait for what still runs, then close every connection."""
         if self._closed:
             return
+        self._closed = True
         while self._background:  # gives back what was on its way here
             await asyncio.wait(self._background)
-        self._closed = True
         closing = [*(source.close() for source in self._sources.values()), *(each.close() for each in self._senders.values())]
         await asyncio.gather(*closing)
         while self._background:
@@ -354,6 +371,12 @@ class ServiceBusDriver:
         self._background.discard(work)
         if not work.cancelled():
             work.exception()  # when nobody waits for it any more, nobody asks
+
+    def _names(self, queue: Queue) -> list[str]:
+        names = [self._options.name(queue)] if queue.part is not Part.DEAD else self._options.sources(queue)
+        if not names:
+            raise Refused(f"{queue.physical}: a dead part is built into the queues it belongs to, and none is named (mains).")
+        return names
 
     @property
     def _place(self) -> str:

@@ -34,6 +34,17 @@ _ROLES = {
     "Manage": "Azure Service Bus Data Owner",
 }
 
+#: From a queue whose lock is shorter than this share of the lease that the application believes in, nothing is received.
+ENOUGH = 0.75
+
+
+def short_lock(what: str, seconds: float, lease: float) -> Refused:
+    """Return what is said of a queue whose lock is shorter than the application believes."""
+    return Refused(
+        f"{what}: a lock lasts {seconds:.0f} s, and the queue's lease is {lease:g} s: a task would run twice at once. Make "
+        f"LockDuration PT{lease:g}S, or lease the same; or this machine's clock is wrong by as much."
+    )
+
 
 def translate(error: Exception, what: str, right: str, *, sent: bool = False) -> DriverError:
     """Return the portable error, with the SDK's as its cause.

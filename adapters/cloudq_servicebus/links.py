@@ -39,6 +39,8 @@ _CUT = (ServiceBusConnectionError, ServiceBusCommunicationError, OperationTimeou
 #: Seconds until an opening, a settlement or a renewal without an answer is given up.
 ANSWER = 10.0
 _CLOSE = 5.0
+#: A link at which nobody has looked for longer may hold messages that were locked meanwhile.
+_FRESH = 0.5
 #: A receive cannot be broken off without losing what is on its way. So it lasts no longer than this, and is asked again.
 _SLICE = 1.0
 #: One at a receiver that holds messages: their settlements wait for its end.
@@ -61,6 +63,8 @@ class Lease:
     link: Link
     #: By the driver's clock, in seconds since the epoch, as of its receive or its last renewal.
     ends: float
+    #: When it was received, it was locked for no longer than that took.
+    fresh: bool = True
     #: The settlement that was asked for last, who asks, and the answer.
     how: str = ""
     asking: asyncio.Future[None] | None = None
@@ -85,6 +89,9 @@ class Link:
         self.broken = False
         #: It may be given messages that it has not received.
         self.credit = False
+        #: What the last receive brought may be locked for longer than that receive lasted.
+        self.stale = False
+        self._read_at = 0.0
         #: Some receive has it.
         self.taken = False
         self.leases: set[Lease] = set()
@@ -105,12 +112,16 @@ class Link:
     async def receive(self, most: int, patience: float) -> list[ServiceBusReceivedMessage]:
         """Receive, with nothing beside it. When it fails, the link is broken."""
         async with self._alone():
+            # What was sent here meanwhile was locked then, and has waited in the socket.
+            self.stale = self.credit and now() - self._read_at > _FRESH
             self.credit = True
             try:
                 found = await self.receiver.receive_messages(max_message_count=most, max_wait_time=patience)
             except BaseException:
                 self.broken = True
                 raise
+            finally:
+                self._read_at = now()
             self.credit = len(found) < most
             self.proven = True
             return found
@@ -119,18 +130,21 @@ class Link:
         """Settle side by side, and beside other settlements, but no receive. Where no answer comes, the link is broken."""
         return await self._answered(calls, self._beside())
 
-    async def manage(self, calls: Sequence[Call]) -> list[Settled]:
-        """Ask the management of the queue, one after the other: the SDK mixes up answers to requests that overlap."""
+    async def manage(self, calls: Sequence[Call], patience: float = ANSWER) -> list[Settled]:
+        """Ask the management of the queue, one after the other: of requests that overlap, the SDK loses some while it opens."""
         answers: list[Settled] = []
         for call in calls:
-            answers += await self._answered([call], self._alone())
+            answers += [Settled.UNKNOWN] if self.broken else await self._answered([call], self._alone(), patience)
+        self.proven = self.proven or not self.broken
         return answers
 
-    async def _answered(self, calls: Sequence[Call], turn: AbstractAsyncContextManager[None]) -> list[Settled]:
+    async def _answered(
+        self, calls: Sequence[Call], turn: AbstractAsyncContextManager[None], patience: float = ANSWER
+    ) -> list[Settled]:
         # Each is a task of its own, so that those that were answered keep their answer when another one is given up.
         asking: list[asyncio.Future[Any]] = []
         try:
-            async with asyncio.timeout(ANSWER), turn:
+            async with asyncio.timeout(patience), turn:
                 asking = [asyncio.ensure_future(call(self.receiver)) for call in calls]
                 await asyncio.wait(asking)
         except TimeoutError:
@@ -155,7 +169,7 @@ class Link:
 
     def lease(self, messages: Sequence[ServiceBusReceivedMessage], ends: Callable[[Lease], float]) -> list[Lease]:
         """Return what it received under its locks. `ends` tells when those end."""
-        leases = [Lease(message, self, 0.0) for message in messages]
+        leases = [Lease(message, self, 0.0, not self.stale) for message in messages]
         for lease in leases:
             lease.ends = ends(lease)
         self.leases.update(leases)
@@ -170,9 +184,18 @@ class Link:
     async def close(self) -> None:
         """Disconnect. The SDK gives back, uncounted, what was on its way here."""
         self.broken = True
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(_CLOSE), self._alone():
+        with contextlib.suppress(TimeoutError):  # whoever has it is given up by then
+            async with asyncio.timeout(ANSWER + 1.0), self._alone():
+                await self._disconnect()
+                return
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        try:
+            async with asyncio.timeout(_CLOSE):
                 await self.receiver.close()
+        except Exception as error:
+            _log.info("a receiver was not closed well: %r", error)
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncGenerator[None]:
@@ -198,6 +221,7 @@ class Receivers:
 
     def __init__(self, make: Callable[[], ServiceBusReceiver], most: int, lease: float, clock: Clock, spawn: Spawn) -> None:
         """`most` receivers are open at a time, and one more for renewals."""
+        self._lease = lease
         self._hasty = lease < _HASTY
         self._make = make
         self._most = most
@@ -214,7 +238,7 @@ class Receivers:
         """Receive up to `most` messages, waiting up to `wait` seconds for the first, or until `stop`."""
         until = now() + max(wait, SHORTEST)
         again = True
-        while not stop.is_set() and (link := await self._take(until)) is not None:
+        while (link := await self._take(until, stop)) is not None:
             try:
                 leases = await self._from(link, most, until)
             except Exception:
@@ -239,7 +263,16 @@ class Receivers:
 
     async def renew(self, leases: Sequence[Lease]) -> list[Settled]:
         """Renew by a receiver of its own, which no receive keeps busy."""
-        return await (await self._helping()).manage([_renewal(lease) for lease in leases])
+        patience = min(ANSWER, max(1.0, self._lease / 8))
+        helper = await self._helping()
+        worked = helper.proven
+        answers = await helper.manage([_renewal(lease) for lease in leases], patience)
+        if helper.broken and worked:  # it was idle for long, and is gone: that is no news
+            unknown = [position for position, answer in enumerate(answers) if answer is Settled.UNKNOWN]
+            again = await (await self._helping()).manage([_renewal(leases[position]) for position in unknown], patience)
+            for position, answer in zip(unknown, again, strict=True):
+                answers[position] = answer
+        return answers
 
     def ends(self, lease: Lease) -> float:
         """When the lock ends, in seconds since the epoch."""
@@ -269,11 +302,11 @@ class Receivers:
             self._spawn(self._helping())
         return link.lease(found, self.ends)
 
-    async def _take(self, until: float) -> Link | None:
-        """Return a link that nobody else receives with; None when there is none in time."""
+    async def _take(self, until: float, stop: asyncio.Event) -> Link | None:
+        """Return a link that nobody else receives with; None when there is none in time, or it is to stop."""
         async with self._changed:
-            while (link := self._choose()) is None:
-                if now() >= until:
+            while stop.is_set() or (link := self._choose()) is None:
+                if stop.is_set() or now() >= until:
                     return None
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(until - now(), _SLICE)):

@@ -54,14 +54,13 @@ class Sender:
             except Exception as error:
                 await self._drop()
                 return dict.fromkeys(range(len(batch)), translate(error, self._named, "Send"))
-            for positions, together in packed:
-                group = batch[positions[0]].group
-                if queue.ordered and group in failed:
+            for session, positions, together in packed:
+                if session is not None and session in failed:
                     behind = Unavailable(f"{self._named}: behind a failure of its ordering key, and not sent")
                     failures |= dict.fromkeys(positions, behind)
                 elif (unsent := await self._sent(together)) is not None:
                     failures |= dict.fromkeys(positions, unsent)
-                    failed.add(group)
+                    failed.add(session)
             self._used = self._clock.monotonic()
         return failures
 
@@ -86,12 +85,16 @@ class Sender:
         """Take back what was scheduled. False when it is not (any more)."""
         async with self._alone:
             try:
-                await (await self._opened()).cancel_scheduled_messages(number, timeout=ANSWER)
+                sender = await self._opened()
+            except Exception as error:
+                raise translate(error, self._named, "Send") from error
+            try:
+                await sender.cancel_scheduled_messages(number, timeout=ANSWER)
             except MessageNotFoundError:
                 return False
             except Exception as error:
                 await self._drop()
-                raise translate(error, self._named, "Send") from error
+                raise translate(error, self._named, "Send", sent=True) from error
             return True
 
     async def _sent(self, together: ServiceBusMessageBatch) -> DriverError | None:
@@ -127,19 +130,23 @@ class Sender:
 
     async def _packed(
         self, sender: ServiceBusSender, queue: Queue, batch: Sequence[Outgoing], failures: dict[int, DriverError]
-    ) -> list[tuple[list[int], ServiceBusMessageBatch]]:
+    ) -> list[tuple[str | None, list[int], ServiceBusMessageBatch]]:
         """Return batches with the positions that they carry, in order; a message that fits into none is a failure.
 
         One batch is for one session: where an entity is partitioned, the service takes no other (docs, troubleshooting).
         """
         time = self._clock.time()
-        packed: list[tuple[list[int], ServiceBusMessageBatch]] = []
+        packed: list[tuple[str | None, list[int], ServiceBusMessageBatch]] = []
         latest: dict[str | None, int] = {}
         for position, outgoing in enumerate(batch):
-            message = messages.to_message(outgoing, queue, time)
+            try:
+                message = messages.to_message(outgoing, queue, time)
+            except Exception as error:  # what cannot be encoded does not take its neighbours with it
+                failures[position] = Refused(f"{self._named}: the message cannot be sent: {error}")
+                continue
             group = message.session_id if queue.ordered else None
-            if group in latest and self._added(packed[latest[group]][1], message):
-                packed[latest[group]][0].append(position)
+            if group in latest and self._added(packed[latest[group]][2], message):
+                packed[latest[group]][1].append(position)
                 continue
             fresh = await sender.create_message_batch()
             if not self._added(fresh, message):
@@ -149,7 +156,7 @@ class Sender:
                 )
                 continue
             latest[group] = len(packed)
-            packed.append(([position], fresh))
+            packed.append((group, [position], fresh))
         return packed
 
     @staticmethod
@@ -167,7 +174,7 @@ class Sender:
             sender = self._make()
             await opened(sender)
             self._sender, self._fresh = sender, True
-        self._used = self._clock.monotonic()
+            self._used = self._clock.monotonic()
         return self._sender
 
     async def _drop(self) -> None:

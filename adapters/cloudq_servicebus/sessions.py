@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 
 from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSession
@@ -16,12 +17,17 @@ from azure.servicebus.exceptions import OperationTimeoutError
 
 from cloudq.clock import Clock
 from cloudq.driver import Settled
+from cloudq_servicebus.errors import ENOUGH, short_lock
 from cloudq_servicebus.links import BRIEF, SHORTEST, Call, Lease, Link, Spawn, now
+
+_log = logging.getLogger("cloudq.servicebus")
 
 #: Seconds that the service looks for a session that is free, before it is asked again.
 _ACCEPT = 15.0
 #: The first receive at a session waits for what is known to be there; the next ones look whether there is more.
 _FIRST, _NEXT = 5.0, 0.2
+#: A lock is renewed when it has less of its length left.
+_RENEW = 2 / 3
 #: A session of which nothing was asked for so long is left to others.
 _IDLE = 1.0
 
@@ -44,19 +50,29 @@ class Session(Link):
         assert found is not None, "it was opened with one"
         return found
 
-    def ends(self, _: Lease) -> float:
+    def ends(self, _: Lease | None = None) -> float:
         """When the lock of all its messages ends."""
         until = self.session.locked_until_utc
         return 0.0 if until is None else until.timestamp()
+
+    def left(self, clock: Clock) -> float:
+        """How many seconds that is ahead."""
+        return self.ends() - clock.time()
 
 
 class Sessions:
     """Serves one ordered queue."""
 
     def __init__(
-        self, make: Callable[[float], ServiceBusReceiver], most: int, lease: float, clock: Clock, spawn: Spawn
+        self, make: Callable[[float], ServiceBusReceiver], most: int, lease: float, named: str, clock: Clock, spawn: Spawn
     ) -> None:
-        """`make` returns a receiver for the next session that is free, waiting so long. `most` are held at a time."""
+        """`make` returns a receiver for the next session that is free, waiting so long.
+
+        `most` are worked on at a time, and as many again may be held while a message of theirs waits for its next attempt.
+        `named` is the queue in words.
+        """
+        self._named = named
+        self._keeping: set[asyncio.Task[None]] = set()
         self._make = make
         self._most = most
         self._lease = lease
@@ -69,6 +85,7 @@ class Sessions:
     async def receive(self, most: int, wait: float, stop: asyncio.Event) -> list[Lease]:
         """Receive up to `most` messages of different sessions, waiting up to `wait` seconds for the first, or until `stop`."""
         until = now() + max(wait, SHORTEST)
+        began = False
         while not stop.is_set():
             self._changed.clear()
             found = await self._from_held(most)
@@ -79,10 +96,11 @@ class Sessions:
                 accepting, self._accepting = self._accepting, None
                 await accepting
                 until = until if rest > 0 else now()  # what it brought is still looked at
-            elif rest <= 0 and (self._accepting is None or wait > SHORTEST):
+            elif rest <= 0 and (not began or self._accepting is None or wait > SHORTEST):
                 break
-            elif self._accepting is None and len(self._held) < self._most:
+            elif self._accepting is None and self._room():
                 # Who does not want to wait waits for this one answer: it tells whether there is anything.
+                began = True
                 self._accepting = asyncio.ensure_future(self._accept(max(SHORTEST, min(_ACCEPT, rest))))
             else:
                 await self._wait(max(rest, BRIEF))
@@ -119,14 +137,15 @@ class Sessions:
         session.leases.discard(lease)
         session.rests_until = self._clock.monotonic() + rest
         session.turn += 1
-        self._spawn(self._keep(session, session.turn))
+        self._kept(session)
         self._changed.set()
 
     async def close(self) -> None:
         """Let all sessions go."""
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
+        waiting = [*self._keeping, *filter(None, (self._accepting,))]
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
         held, self._held = self._held, []
         await asyncio.gather(*(session.close() for session in held))
 
@@ -148,8 +167,12 @@ class Sessions:
     async def _next(self, session: Session) -> list[Lease]:
         """Receive the next message of a session; one that has none, or that failed, is let go."""
         try:
-            found = await session.receive(1, _NEXT if session.proven else _FIRST)
-        except Exception:  # told by the next accept, if it is more than this session
+            if session.left(self._clock) < self._lease * _RENEW:
+                # The lock is the session's: without this, the next message would have what the last one left of it.
+                await session.manage([_renewal])
+            found = await session.receive(1, _NEXT if session.proven else _FIRST) if not session.broken else []
+        except Exception as error:
+            _log.info("a session was lost: %r", error)
             found = []
         finally:
             session.taken = False
@@ -169,18 +192,38 @@ class Sessions:
             raise
         finally:
             self._changed.set()
+        if session.session.locked_until_utc is None:  # the link was refused, and the SDK has not read of it yet: there is none
+            await session.close()
+            return
+        left = session.left(self._clock)
+        if left < self._lease * ENOUGH:
+            await session.close()
+            raise short_lock(self._named, left, self._lease)
         self._held.append(session)
         session.turn += 1
-        self._spawn(self._keep(session, session.turn))
+        self._kept(session)
+
+    def _kept(self, session: Session) -> None:
+        keeping = asyncio.ensure_future(self._keep(session, session.turn))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+
+    def _room(self) -> bool:
+        """Tell whether one more may be held: those that rest do not keep the others out, up to as many again."""
+        monotonic = self._clock.monotonic()
+        working = sum(session.rests_until <= monotonic for session in self._held)
+        return working < self._most and len(self._held) < 2 * self._most
 
     async def _keep(self, session: Session, turn: int) -> None:
         """Keep the lock while the session rests; then, when nobody turns to it, let it go."""
         while (rest := session.rests_until - self._clock.monotonic()) > 0:
-            await asyncio.sleep(min(rest, self._lease / 3))
-            if session.turn != turn or session.broken:
-                return
-            if rest > self._lease / 3:
+            if session.left(self._clock) < min(rest + 1.0, self._lease * _RENEW):
                 await session.manage([_renewal])
+            if session.turn != turn or session.broken or session.left(self._clock) <= 0:
+                break  # it is somebody else's, or its lock is lost: nothing is kept by staying
+            await asyncio.sleep(min(rest, self._lease / 4))
+            if session.turn != turn:
+                return
         self._changed.set()
         await asyncio.sleep(_IDLE)
         if session.turn == turn:

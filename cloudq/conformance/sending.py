@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from cloudq.conformance.harness import Harness, collect, message, need, nothing, receive_all, receive_one, send
-from cloudq.driver import Outgoing, Peeks, Schedules, Settled
+from cloudq.driver import Outgoing, Peeks, Release, Schedules, Settled
 
 
 async def a_message_arrives_as_it_was_sent(harness: Harness) -> None:
@@ -146,8 +146,14 @@ async def what_is_scheduled_can_be_taken_back(harness: Harness) -> None:
         tokens = [await driver.schedule(queue, message(number, delay=60.0)) for number in range(2)]
         assert await driver.cancel(queue, tokens[0]) is True
         assert await driver.cancel(queue, tokens[0]) is False
+        released = await driver.schedule(queue, message(2, delay=harness.tick))
+        await harness.pass_time(harness.tick * 2)
+        held = await receive_one(driver, queue)
+        await driver.release(queue, [Release(held, min(30.0, driver.limits.release_delay), counted=False)])
+        assert await driver.cancel(queue, released) is False
         await harness.pass_time(60.0 + harness.tick)
-        assert (await receive_one(driver, queue)).body == message(1).body
+        bodies = {delivery.body for delivery in await receive_all(driver, queue, 2)}
+        assert bodies == {message(1).body, message(2).body}
         assert await driver.cancel(queue, tokens[1]) is False
         await nothing(driver, queue)
 

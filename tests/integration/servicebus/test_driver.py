@@ -136,6 +136,7 @@ async def test_a_lock_shorter_than_the_lease_is_refused(bus):
         await driver.send(queue, [message()])
         with pytest.raises(Refused, match="LockDuration PT60S"):
             await driver.receive(replace(queue, lease=60.0), 1, 5.0)
+    async with bus.driver() as driver:
         (delivery,) = await driver.receive(queue, 1, 5.0)  # it was given back
         assert await driver.ack(queue, [delivery]) == [Settled.OK]
 
@@ -359,6 +360,80 @@ async def test_a_lost_lock_is_told_and_its_neighbours_are_renewed(bus):
         assert await driver.extend(queue, [fresh[0], late, fresh[1]], 30.0) == [Settled.OK, Settled.LOST, Settled.OK]
 
 
+async def test_what_waited_in_the_socket_is_not_taken_for_a_short_lock(bus):
+    """A receive that found nothing leaves credit: what comes then is locked at once, and looked at later."""
+    queue = await bus.queue(lease=10.0)
+    async with bus.driver() as driver:
+        assert await driver.receive(queue, 1, 0.0) == []
+        await driver.send(queue, [message()])
+        await asyncio.sleep(2 * links._FRESH)  # nobody looks at the socket
+        bus.advance(4)
+        (delivery,) = await driver.receive(queue, 1, 5.0)
+        assert await driver.ack(queue, [delivery]) == [Settled.OK]
+
+
+async def test_a_short_lock_costs_few_attempts(bus):
+    queue = await bus.queue(lease=10.0)
+    believed = replace(queue, lease=60.0)
+    async with bus.driver() as driver:
+        await driver.send(queue, [message()])
+        for _ in range(5):
+            with pytest.raises(Refused):
+                await driver.receive(believed, 10, 1.0)
+        assert bus.held(queue)[0].count == 1
+        bus.advance(61)
+        with pytest.raises(Refused, match="LockDuration"):
+            await driver.receive(believed, 10, 1.0)
+        assert bus.held(queue)[0].count == 2
+
+
+async def test_a_cancelled_receive_that_waits_for_a_receiver_ends(bus):
+    queue = await bus.queue()
+    async with bus.driver(receivers="1") as driver:
+        first = asyncio.ensure_future(driver.receive(queue, 1, 10.0))
+        second = asyncio.ensure_future(driver.receive(queue, 1, 10.0))
+        await asyncio.sleep(0.8)
+        began = time.perf_counter()
+        for each in (first, second):
+            each.cancel()
+        await driver.aclose()
+        assert time.perf_counter() - began < 5
+
+
+async def test_renewals_without_an_answer_are_given_up_together(bus):
+    queue = await bus.queue(lease=8.0)
+    async with bus.driver() as driver:
+        await driver.send(queue, [message(number) for number in range(4)])
+        held = [delivery for _ in range(4) for delivery in await driver.receive(queue, 1, 5.0)]
+        plan(bus, Fault("renew-lock", kind="silent"))
+        began = time.perf_counter()
+        assert await driver.extend(queue, held, 8.0) == [Settled.UNKNOWN] * 4
+        assert time.perf_counter() - began < 6
+        plan(bus)
+        assert await driver.extend(queue, held, 8.0) == [Settled.OK] * 4
+
+
+async def test_a_delivery_twice_in_a_batch_is_settled_once(bus):
+    queue = await bus.queue()
+    async with bus.driver() as driver:
+        await driver.send(queue, [message()])
+        (delivery,) = await driver.receive(queue, 1, 5.0)
+        assert await driver.ack(queue, [delivery, delivery]) == [Settled.OK] * 2
+        assert bus.asked("complete") == 1
+    with pytest.raises(Unavailable, match="closed"):
+        await driver.ack(queue, [delivery])
+
+
+async def test_a_cancellation_without_an_answer_may_have_been_done(bus):
+    queue = await bus.queue()
+    async with bus.driver() as driver:
+        token = await driver.schedule(queue, message(delay=60.0))
+        plan(bus, Fault("cancel-scheduled-message", kind="lost", times=1))
+        with pytest.raises(OutcomeUnknown):
+            await driver.cancel(queue, token)
+        assert bus.held(queue) == []
+
+
 # Sessions -------------------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +447,51 @@ async def test_a_session_is_kept_while_its_head_waits(bus):
         bus.advance(21)
         (again,) = await driver.receive(queue, 10, 5.0)
         assert (again.message_id, again.deliveries) == ("id-0", 2)
+
+
+async def test_a_session_is_kept_for_a_whole_delay_however_old_its_lock_is(bus):
+    queue = await bus.queue(ordered=True, lease=12.0)
+    async with bus.driver() as driver, bus.driver() as other:
+        await driver.send(queue, [message(number, group="a") for number in range(2)])
+        (head,) = await driver.receive(queue, 10, 5.0)
+        bus.advance(10)
+        assert await driver.release(queue, [Release(head, 4.0)]) == [Settled.OK]
+        await asyncio.to_thread(bus.until_asked, "renew-session-lock")
+        bus.advance(3)  # past the end of the first lock
+        assert await other.receive(queue, 10, 1.0) == []
+
+
+async def test_a_busy_session_gives_each_message_most_of_a_lock(bus):
+    queue = await bus.queue(ordered=True, lease=30.0)
+    async with bus.driver() as driver:
+        await driver.send(queue, [message(number, group="a") for number in range(4)])
+        for _ in range(4):
+            (delivery,) = await driver.receive(queue, 10, 5.0)
+            assert delivery.leased_for > 18
+            bus.advance(12)
+            assert await driver.ack(queue, [delivery]) == [Settled.OK]
+
+
+async def test_a_session_with_a_short_lock_is_refused(bus):
+    queue = await bus.queue(ordered=True, lease=10.0)
+    async with bus.driver() as driver:
+        await driver.send(queue, [message(0, group="a")])
+        with pytest.raises(Refused, match="LockDuration PT60S"):
+            await driver.receive(replace(queue, lease=60.0), 10, 5.0)
+        assert bus.held(queue)[0].count == 0
+
+
+async def test_what_rests_keeps_others_neither_out_nor_waiting_at_the_end(bus):
+    queue = await bus.queue(ordered=True)
+    async with bus.driver(sessions="1") as driver:
+        await driver.send(queue, [message(number, group=f"key-{number}") for number in range(2)])
+        (first,) = await driver.receive(queue, 10, 5.0)
+        await driver.release(queue, [Release(first, 20.0)])
+        (second,) = await driver.receive(queue, 10, 5.0)
+        assert {first.message_id, second.message_id} == {"id-0", "id-1"}
+        await driver.ack(queue, [second])
+        began = time.perf_counter()
+    assert time.perf_counter() - began < 6
 
 
 async def test_a_session_that_nobody_turns_to_is_left_to_others(bus):
@@ -434,6 +554,7 @@ async def test_the_dead_part_is_that_of_every_priority(bus):
         assert [letter.attributes for letter in letters] == [
             {"from": queue.physical, RECORD: f"record of {queue.physical}"} for queue in (high, normal)
         ]
+        assert await driver.extend(dead, letters, 30.0) == [Settled.OK] * 2
         assert len(await driver.peek(dead, 10)) == 2
         assert (await driver.stats(dead)).unsettled == 2
         assert await driver.ack(dead, letters) == [Settled.OK] * 2
