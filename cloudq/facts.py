@@ -106,6 +106,9 @@ class Facts:
     #: Messages can be looked at without receiving them.
     peeks: bool
     sources: Mapping[str, str]
+    #: For how long a copy for a later attempt that is made twice, because of a kill, is dropped the second time; in seconds,
+    #: where the queue has no `dedup` of its own, which comes first. None where no copy waits in a queue that drops duplicates.
+    copies: float | None = None
 
     def cases(self) -> list[tuple[Aspect, str]]:
         """Return the cases that can occur here: without a native delay none is within it, without a limit none beyond."""

@@ -111,6 +111,16 @@ def _of_task(queue: Queue, task: Task[Any, Any], facts: Facts) -> Iterator[Line]
             f"{net} deliveries at the latest, and {UNRUN_FORGIVEN} that were never run must fit too. Choose "
             f"{net - UNRUN_FORGIVEN} or fewer.",
         )
+    if facts.copies is not None and not queue.ordered and longest_delay(retry) > facts.limits.release_delay:
+        window, needed = queue.dedup or facts.copies, queue.lease + (task.timeout or 0.0) + longest_delay(retry)
+        if window < needed:
+            yield _refusal(
+                facts.rule("retry", "beyond"),
+                task,
+                f"the task {task.name} is tried again by copies, and after a kill the same copy may be made again up to "
+                f"{spoken(needed)} later: lease, timeout and longest backoff. {facts.name} drops the second one for "
+                f"{spoken(window)}. Set queues.{queue.logical}.dedup to at least {spoken(needed)}, or a shorter cap.",
+            )
     wait = min(longest_delay(retry), facts.limits.release_delay)
     if (task.timeout or math.inf) + wait > facts.hidden:
         timeout = "None" if task.timeout is None else spoken(task.timeout)

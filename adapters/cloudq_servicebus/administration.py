@@ -22,6 +22,7 @@ from azure.servicebus.management import ServiceBusAdministrationClient
 
 from cloudq.driver import Queue
 from cloudq_servicebus.errors import translate
+from cloudq_servicebus.facts import SERVICEBUS
 from cloudq_servicebus.options import Options, development
 
 T = TypeVar("T")
@@ -32,8 +33,6 @@ _NET = 45
 _RETENTION = timedelta(days=7)
 #: docs, duplicate detection: 20 s to 7 d.
 _WINDOWS = (20.0, 7 * 86400.0)
-#: Without a `dedup` of the queue: a copy for a later attempt is made again after a kill, under the same id. See `facts`.
-COPIES = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,8 @@ class Administration:
 
     async def create(self, name: str, queue: Queue) -> bool:
         """Make the queue; False when it is there."""
-        window = min(max(queue.dedup or COPIES, _WINDOWS[0]), _WINDOWS[1])
+        # A copy for a later attempt is made again after a kill, under the same id.
+        window = min(max(queue.dedup or SERVICEBUS.copies or 0.0, _WINDOWS[0]), _WINDOWS[1])
 
         def make() -> bool:
             try:

@@ -249,4 +249,5 @@ SERVICEBUS = Facts(
     threshold=(1, 2000),
     tells=frozenset({"unsettled", "delayed"}),
     peeks=True,
+    copies=6 * 3600.0,  # choice: the default backoff of up to 4 h, a lock, and a timeout of up to two hours
 )

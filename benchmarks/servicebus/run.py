@@ -41,6 +41,7 @@ class Round:
         self.environment = {
             **os.environ, "BENCH_PORT": str(port), "BENCH_ADMIN": str(self.admin), "PYTHONPATH": str(HERE)
         }  # fmt: skip
+        os.environ |= self.environment  # the module of a contestant reads it, also here
         self.server = subprocess.Popen([sys.executable, "-m", "cloudq_servicebus.emulator", "--port", str(port)])
         self.contestant = contestant
         self.round_trip = round_trip

@@ -7,7 +7,7 @@ import itertools
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 import boto3
@@ -24,6 +24,8 @@ from cloudq_local.sqlite import SQLiteDriver
 from cloudq_pubsub.driver import PubSubDriver
 from cloudq_pubsub.emulator import Server as PubSubServer
 from cloudq_pubsub.options import Options as PubSubOptions
+from cloudq_servicebus.driver import ServiceBusDriver
+from cloudq_servicebus.options import read as read_servicebus
 from cloudq_sqs import provision
 from cloudq_sqs.driver import SQSDriver
 from cloudq_sqs.emulator import Server
@@ -307,7 +309,58 @@ class OtherPubSub(PubSub):
         await asyncio.sleep(seconds)  # as above
 
 
+class OtherServiceBus(ServiceBus):
+    """The same SDK, in real time: the official emulator, or a namespace."""
+
+    tick = 3.0  # a look at an ordered queue takes up to two seconds
+
+    def __init__(self, endpoint):
+        self.clock = SystemClock()
+        self.seconds = self.lease
+        self.run = os.urandom(3).hex()  # a namespace keeps the queues of earlier runs
+
+    @asynccontextmanager
+    async def open(self):
+        driver = ServiceBusDriver(read_servicebus("", {"prefix": f"c{self.run}-"}), self.clock)
+        yield driver
+        await driver.aclose()
+
+    async def queue(self, part=Part.MAIN, *, ordered=False, dedup=0.0):
+        if part is Part.DEAD:
+            return ServiceBusEmulated.dead(self.latest)
+        self.latest = await LocalHarness.queue(self, part, ordered=ordered, dedup=dedup)
+        async with self.open() as driver:
+            await driver.create([self.latest])
+        return self.latest
+
+    async def pass_time(self, seconds):
+        await asyncio.sleep(seconds)  # the server has no other clock
+
+    def app(self, **queues):
+        settings = {name: {"lease": self.lease, **settings} for name, settings in queues.items()}
+        app = CloudQ(
+            f"servicebus://?prefix=c{self.run}-", namespace=f"n{next(numbers)}", queues=settings, draw=random.Random(1)
+        )
+
+        async def create():
+            async with self.open() as driver:
+                for name in queues:
+                    await driver.create(app.addresses(name))
+
+        with ThreadPoolExecutor() as pool:
+            pool.submit(asyncio.run, create()).result()
+        return app
+
+
 OTHERS = {
+    "azure": OtherServer(
+        nullcontext,
+        OtherServiceBus,
+        {},
+        lambda: os.environ.get("SERVICEBUS_CONNECTION_STRING"),
+        "SERVICEBUS_CONNECTION_STRING names Microsoft's emulator or a namespace",
+        installable=False,
+    ),
     "moto": OtherServer(
         moto, OtherSQS, {"a_repeated_id_is_dropped_in_its_window": "moto forgets an id with its message; shown on the others"}
     ),

@@ -21,11 +21,6 @@ from support.servicebus import message, need_proton
 need_proton()
 from cloudq_servicebus.emulator import Fault, Plan  # noqa: E402  needs proton
 
-#: The SDK leaves a socket that it has lost to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 MISSING = Queue("main", "not-there", lease=30.0)
 
 

@@ -18,11 +18,6 @@ need_proton()
 from cloudq_servicebus.emulator.broker import Queue  # noqa: E402  needs proton
 from cloudq_servicebus.emulator.server import Server  # noqa: E402  needs proton
 
-#: The SDK leaves a socket that it has lost to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 LEASE = 30.0
 _lock, _abandon, _complete, _put, _renew, _bury = (
     Queue._lock, Queue.abandon, Queue.complete, Queue.put, Queue.renew, Queue._bury,
