@@ -1,1 +1,22 @@
-"""Azure Service Bus. So far its facts; the driver is being built on them."""
+"""Azure Service Bus.
+
+URLs
+    `servicebus://my-namespace` is a namespace, with DefaultAzureCredential; a whole host name is one of another cloud.
+    `servicebus://` takes SERVICEBUS_CONNECTION_STRING. Options: `receivers=` and `sessions=` (connections for each queue, at
+    the most), `prefix=` (before every name), `endpoint=` and `admin=` (host:port of an emulator). `servicebus://local` is the
+    emulator on this machine, started when it is not there; `port=` chooses another than 5672.
+
+Delivery
+    At least once, in no order. A batch of sends is confirmed as a whole; one without an answer may have arrived. A late
+    settlement is told as lost. In an ordered queue (sessions), in order within each key, one message of a key at a time.
+    Duplicate detection is on in queues that are made here.
+
+What is native and what composed
+    Native: every delay, and cancelling it; order and dedup; dead letters with their reason, in the queue that is built into
+    each queue; expiry of the queue; peeking. Composed by the core: a retry with a delay (a scheduled copy, confirmed, then the
+    original is completed), expiry of a task, priority (one physical queue each). Composed here: an ordered backoff, by keeping
+    the session. The count of deliveries is native and includes what was given back unrun; crashes are not told apart.
+
+Escape hatch
+    `unwrap(azure.servicebus.aio.ServiceBusClient)` is the client.
+"""
