@@ -409,7 +409,9 @@ def _abandon(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -
 
 
 def _bury(burial: Burial) -> Callable[[ServiceBusReceiver, ServiceBusReceivedMessage], Coroutine[Any, Any, None]]:
-    return lambda receiver, message: receiver.dead_letter_message(message, reason=burial.kind, error_description=burial.record)
+    return lambda receiver, message: receiver.dead_letter_message(
+        message, reason=burial.kind, error_description=burial.record or messages.NO_RECORD
+    )
 
 
 def _receipt(delivery: Delivery) -> tuple[_Source, Lease]:

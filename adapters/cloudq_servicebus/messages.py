@@ -10,11 +10,11 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpMessageBodyType
 
 from cloudq.driver import RECORD, Delivery, Outgoing, Queue
-from cloudq.outcome import Kind
 
 #: SDK `_common/constants.py`: what a dead letter carries beside its own properties.
 _REASON, _DESCRIPTION = "DeadLetterReason", "DeadLetterErrorDescription"
-_KINDS = {kind.value for kind in Kind}
+#: How a record begins (`Burial.record`), and what stands in its place where there was no room for one.
+_RECORD, NO_RECORD = '{"kind"', "cloudq: no room for a record"
 
 
 def to_message(outgoing: Outgoing, queue: Queue, now: float) -> ServiceBusMessage:
@@ -57,10 +57,12 @@ def _body(received: ServiceBusReceivedMessage) -> bytes:
 def _attributes(found: Mapping[Any, Any] | None) -> dict[str, str]:
     """Return application properties as text. The SDK has names and texts as bytes."""
     attributes = {_text(name): _text(value) for name, value in (found or {}).items()}
-    if attributes.get(_REASON) in _KINDS:
+    description = attributes.get(_DESCRIPTION, "")
+    if description == NO_RECORD or description.startswith(_RECORD):
         # As `dead_letter` wrote them: the record, and no properties of the message that was sent.
-        del attributes[_REASON]
-        attributes[RECORD] = attributes.pop(_DESCRIPTION, "")
+        attributes.pop(_REASON, None)
+        del attributes[_DESCRIPTION]
+        attributes[RECORD] = "" if description == NO_RECORD else description
     return attributes
 
 

@@ -544,16 +544,28 @@ async def test_the_dead_part_is_that_of_every_priority(bus):
         for queue in (high, normal):
             await driver.send(queue, [replace(message(), attributes={"from": queue.physical})])
             (delivery,) = await driver.receive(queue, 1, 5.0)
-            await driver.dead_letter(queue, dead, [Burial(delivery, "failed", f"record of {queue.physical}")])
+            await driver.dead_letter(
+                queue, dead, [Burial(delivery, "failed", f'{{"kind": "failed", "reason": "{queue.physical}"}}')]
+            )
         letters = [*await driver.receive(dead, 10, 5.0), *await driver.receive(dead, 10, 5.0)]
         assert [letter.attributes for letter in letters] == [
-            {"from": queue.physical, RECORD: f"record of {queue.physical}"} for queue in (high, normal)
+            {"from": queue.physical, RECORD: f'{{"kind": "failed", "reason": "{queue.physical}"}}'} for queue in (high, normal)
         ]
         assert await driver.extend(dead, letters, 30.0) == [Settled.OK] * 2
         assert len(await driver.peek(dead, 10)) == 2
         assert (await driver.stats(dead)).unsettled == 2
         assert await driver.ack(dead, letters) == [Settled.OK] * 2
         assert (await driver.stats(dead)).left == 0
+
+
+async def test_a_letter_without_room_for_a_record_is_still_ours(bus):
+    queue = await bus.queue()
+    async with bus.driver() as driver:
+        await driver.send(queue, [message()])
+        (delivery,) = await driver.receive(queue, 1, 5.0)
+        await driver.dead_letter(queue, bus.dead(queue), [Burial(delivery, "unreadable", "")])
+        (letter,) = await driver.receive(bus.dead(queue), 1, 5.0)
+        assert letter.attributes == {RECORD: ""}
 
 
 async def test_a_letter_of_the_service_keeps_its_reason(bus):
