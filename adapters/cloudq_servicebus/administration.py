@@ -44,7 +44,7 @@ class Counts:
     dead: int
 
 
-class PlainTransport(RequestsTransport):  # type: ignore[misc]  # is untyped
+class _PlainTransport(RequestsTransport):  # type: ignore[misc]  # is untyped
     """For emulators: the SDK asks for https wherever it is (SDK `management/_management_client.py`)."""
 
     def send(self, request: Any, **options: Any) -> Any:
@@ -66,7 +66,7 @@ class Administration:
         options = self._options
         if options.admin:
             return ServiceBusAdministrationClient.from_connection_string(
-                development(options.admin), transport=PlainTransport(), retry_total=0
+                development(options.admin), transport=_PlainTransport(), retry_total=0
             )
         if options.connection_string:
             return ServiceBusAdministrationClient.from_connection_string(options.connection_string)

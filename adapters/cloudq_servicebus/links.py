@@ -81,19 +81,19 @@ class Link:
 
     def __init__(self, receiver: ServiceBusReceiver) -> None:
         """Not yet open."""
-        self.receiver = receiver
-        self.opened = False
+        self.receiver: ServiceBusReceiver = receiver
+        self.opened: bool = False
         #: A receive came back: when it fails now, it is worth opening another.
-        self.proven = False
+        self.proven: bool = False
         #: It failed, or is closed. Nothing more is asked of it.
-        self.broken = False
+        self.broken: bool = False
         #: It may be given messages that it has not received.
-        self.credit = False
+        self.credit: bool = False
         #: What the last receive brought may be locked for longer than that receive lasted.
-        self.stale = False
+        self.stale: bool = False
         self._read_at = 0.0
         #: Some receive has it.
-        self.taken = False
+        self.taken: bool = False
         self.leases: set[Lease] = set()
         self._gate = asyncio.Lock()
         self._settling = 0

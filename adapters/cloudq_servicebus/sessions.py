@@ -39,9 +39,9 @@ class Session(Link):
         """Not yet accepted."""
         super().__init__(receiver)
         #: Until then nothing is received, by the driver's monotonic clock.
-        self.rests_until = 0.0
+        self.rests_until: float = 0.0
         #: How often it was turned to; what was planned at an earlier turn is off.
-        self.turn = 0
+        self.turn: int = 0
 
     @property
     def session(self) -> ServiceBusSession:

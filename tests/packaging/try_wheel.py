@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +50,6 @@ def _complete(env, package, cwd):
 
 def _newcomer(work):
     """Run a newcomer's program, with nothing but the wheel and the pytest of his own tests."""
-    from importlib.metadata import version
-
     run(work / "env/bin/python", "-m", "pip", "install", "--quiet", f"pytest=={version('pytest')}", cwd=work)
     place = work / "newcomer"
     shutil.copytree(ROOT / "tests/newcomer", place)
@@ -85,6 +84,8 @@ def main():
         out = run(work / "env/bin/cloudq", "worker", "hello:app", "--burst", cwd=there)
         assert out == "hello, wheel\n", out
         _newcomer(work)
+        # From here on with an SDK: without it, the types of the adapter that names its types are not known.
+        run(python, "-m", "pip", "install", "--quiet", f"azure-servicebus=={version('azure-servicebus')}", cwd=work)
         for package in PACKAGES:
             _complete(work / "env", package, there)
         print(f"{wheel.name}: built from the sdist and used alone; a newcomer's first hour; types complete")
