@@ -168,6 +168,7 @@ class ServiceBusWire(Wire):
             self._fault("send", kind="detach", condition="amqp:link:detach-forced", share=0.05),
             self._fault("complete", condition=busy, share=0.2),
             self._fault("complete", kind="lost", share=0.05),
+            self._fault("complete", condition="com.microsoft:message-lock-lost", share=0.05),
             self._fault("complete", kind="detach", condition="amqp:link:detach-forced", share=0.05),
             self._fault("attach", condition=busy, share=0.1),
         ]
