@@ -6,6 +6,7 @@ its next hop, and whatever dies meanwhile, it comes back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,9 @@ def route(delay: float, limits: Limits, ordering_key: str | None, *, ordered: bo
             f"delay={delay:g}s together with ordering_key={ordering_key!r}: {limits.provider} cannot delay one message of "
             f"an ordered group. Enqueue it without the key, or without the delay."
         )
-    # An ordered queue of such a provider delays no message at all, also one without a key.
-    if delay <= limits.send_delay and (limits.ordered_delay or not ordered):
+    # An ordered queue of such a provider delays no message at all, also one without a key, unless it schedules any of them.
+    alone = limits.ordered_delay or not ordered or math.isinf(limits.send_delay)
+    if delay <= limits.send_delay and alone:
         return Route(Part.MAIN, delay)
     return Route(Part.DELAY, min(limits.send_delay, delay))
 

@@ -34,6 +34,8 @@ from cloudq_servicebus.sessions import Sessions
 T = TypeVar("T")
 _log = logging.getLogger("cloudq.servicebus")
 
+#: The SDK tells each frame's state as INFO, and as a warning that it could not read a refusal; whoever wants that sets a level.
+_LOUD = {"azure": logging.WARNING, "azure.servicebus._pyamqp": logging.ERROR}
 #: A queue whose lock was too short is looked at again after so many seconds, and at the longest after so many.
 _FIRST_REFUSAL, _LONGEST_REFUSAL = 60.0, 3600.0
 _NEVER = (-math.inf, 0.0)
@@ -59,6 +61,9 @@ class ServiceBusDriver:
 
     def __init__(self, options: Options, clock: Clock) -> None:
         """Finds credentials as Azure's libraries do, at the first call."""
+        for name, level in _LOUD.items():
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(level)
         self._options = options
         self._clock = clock
         self._pid = os.getpid()
@@ -151,7 +156,9 @@ class ServiceBusDriver:
     async def _believed(self, queue: Queue, source: _Source, leases: list[Lease]) -> list[Delivery]:
         """Return deliveries, unless their locks are shorter than the application believes: it would run tasks twice at once."""
         time = self._clock.time()
-        shortest = min((lease.ends for lease in leases if lease.fresh), default=math.inf) - time
+        # Of a session the lock was looked at when it was accepted; since then, it is as old as it is.
+        new = [lease.ends for lease in leases if lease.fresh and not queue.ordered]
+        shortest = min(new, default=math.inf) - time
         if shortest < queue.lease * ENOUGH:
             # Each look costs a message an attempt, so the next one is later, and the one after that twice as late.
             pause = min(2 * self._refused[source][1], _LONGEST_REFUSAL) if source in self._refused else _FIRST_REFUSAL

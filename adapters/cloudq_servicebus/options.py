@@ -84,19 +84,27 @@ def read(place: str, query: Mapping[str, str]) -> Options:
         sessions=_count(query, "sessions", 10),
     )
     if place == LOCAL:
+        if endpoint or admin:
+            raise ConfigError("servicebus://local: endpoint= and admin= are for an emulator elsewhere. Here use port=.")
         port = local_port(query)
         return options.at(f"127.0.0.1:{port}", f"127.0.0.1:{admin_port(port)}")
     if endpoint or admin:
-        for name, value in (("endpoint", endpoint), ("admin", admin)):
-            if value and not re.fullmatch(r"[\w.\-]+:\d+", value, re.ASCII):
-                raise ConfigError(f"servicebus://: {name}={value!r} is not host:port.")
-        if not endpoint:
-            raise ConfigError("servicebus://: admin= is the administration of an emulator, whose queues are at endpoint=.")
-        return options.at(endpoint, admin or f"{endpoint.partition(':')[0]}:{ADMIN_PORT}")
+        return options.at(*_elsewhere(endpoint, admin))
     namespace, connection_string = _where(place)
     return Options(
         namespace, connection_string, _admin_of(connection_string), options.prefix, options.receivers, options.sessions
     )
+
+
+def _elsewhere(endpoint: str, admin: str) -> tuple[str, str]:
+    """Return host and port of both servers of an emulator. ConfigError: they are none."""
+    for name, value in (("endpoint", endpoint), ("admin", admin)):
+        if value and not re.fullmatch(r"[\w.\-]+:\d+", value, re.ASCII):
+            raise ConfigError(f"servicebus://: {name}={value!r} is not host:port.")
+    if not endpoint:
+        raise ConfigError("servicebus://: admin= is the administration of an emulator, whose queues are at endpoint=.")
+    host, _, port = endpoint.partition(":")
+    return endpoint, admin or f"{host}:{admin_port(int(port))}"
 
 
 def local_port(query: Mapping[str, str]) -> int:
@@ -118,6 +126,10 @@ def _where(place: str) -> tuple[str, str]:
         parts = {part.partition("=")[0].strip().lower() for part in found.split(";")}
         if "endpoint" not in parts:
             raise ConfigError(f"{VARIABLE} is no connection string: it has no Endpoint=sb://...; as the portal shows it.")
+        if not parts & {"sharedaccesskey", "sharedaccesssignature"}:
+            raise ConfigError(
+                f"{VARIABLE} has neither a SharedAccessKey nor a SharedAccessSignature; take it as the portal shows it."
+            )
         if "entitypath" in parts:
             raise ConfigError(
                 f"{VARIABLE} is that of one queue (EntityPath=...). Take one of the namespace, or the same without EntityPath."
@@ -140,8 +152,8 @@ def _admin_of(connection_string: str) -> str:
     fields = dict(part.split("=", 1) for part in connection_string.split(";") if "=" in part)
     if fields.get("UseDevelopmentEmulator") != "true":
         return ""
-    host = fields["Endpoint"].partition("://")[2].partition(":")[0].strip("/")
-    return f"{host}:{ADMIN_PORT}"
+    host, _, port = fields["Endpoint"].partition("://")[2].strip("/").partition(":")
+    return f"{host}:{admin_port(int(port)) if port.isdecimal() else ADMIN_PORT}"
 
 
 def _count(query: Mapping[str, str], name: str, unset: int) -> int:

@@ -14,6 +14,7 @@ from cloudq.cli.output import table
 from cloudq.delay import used
 from cloudq.driver import Provisioner
 from cloudq.errors import ConfigError
+from cloudq.opening import refuse_impossible
 
 
 class _ListsByDefault(click.Group):
@@ -85,5 +86,8 @@ async def _create(app: CloudQ) -> list[str]:
         async with app.driver(app.url_of(name)) as driver:
             if not isinstance(driver, Provisioner):
                 raise ConfigError(f"{driver.limits.provider} queues are not made from here; use the Terraform modules.")
-            made += [queue.physical for queue in await driver.create(app.addresses(name))]
+            queues = app.addresses(name)
+            for queue in queues:
+                refuse_impossible(queue, driver.limits)
+            made += [queue.physical for queue in await driver.create(queues)]
     return made
