@@ -185,19 +185,19 @@ class Sessions:
         try:
             await session.open(patience + _FIRST)
         except OperationTimeoutError:  # there is none
-            await session.close()
+            self._spawn(session.close())
             return
         except BaseException:
-            await session.close()
+            self._spawn(session.close())
             raise
         finally:
             self._changed.set()
         if session.session.locked_until_utc is None:  # the link was refused, and the SDK has not read of it yet: there is none
-            await session.close()
+            self._spawn(session.close())
             return
         left = session.left(self._clock)
         if left < self._lease * ENOUGH:
-            await session.close()
+            self._spawn(session.close())
             raise short_lock(self._named, left, self._lease)
         self._held.append(session)
         session.turn += 1
