@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from azure.core.exceptions import ResourceExistsError
 from azure.core.pipeline.transport import RequestsTransport
@@ -24,6 +24,9 @@ from cloudq.driver import Queue
 from cloudq_servicebus.errors import translate
 from cloudq_servicebus.facts import SERVICEBUS
 from cloudq_servicebus.options import Options, development
+
+if TYPE_CHECKING:
+    from azure.identity import DefaultAzureCredential
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ class Administration:
     def __init__(self, options: Options) -> None:
         """Of the namespace that these name."""
         self._options = options
+        self._credential: DefaultAzureCredential | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cloudq-servicebus administration")
 
     @cached_property
@@ -72,7 +76,8 @@ class Administration:
             return ServiceBusAdministrationClient.from_connection_string(options.connection_string)
         from azure.identity import DefaultAzureCredential
 
-        return ServiceBusAdministrationClient(options.namespace, DefaultAzureCredential())
+        self._credential = DefaultAzureCredential()
+        return ServiceBusAdministrationClient(options.namespace, self._credential)
 
     async def create(self, name: str, queue: Queue) -> bool:
         """Make the queue; False when it is there."""
@@ -112,6 +117,8 @@ class Administration:
         """Close."""
         if "_client" in self.__dict__:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._client.close)
+        if self._credential is not None:
+            self._credential.close()
         self._thread.shutdown(wait=False)
 
     async def _do(self, name: str, work: Callable[[], T]) -> T:

@@ -27,7 +27,7 @@ from cloudq_servicebus.administration import Administration
 from cloudq_servicebus.errors import ENOUGH, short_lock, translate
 from cloudq_servicebus.facts import SERVICEBUS
 from cloudq_servicebus.links import SHORTEST, Call, Lease, Link, Receivers, now
-from cloudq_servicebus.options import Options
+from cloudq_servicebus.options import Options, endpoint_of
 from cloudq_servicebus.senders import Sender
 from cloudq_servicebus.sessions import Sessions
 
@@ -38,7 +38,7 @@ _log = logging.getLogger("cloudq.servicebus")
 _LOUD = {"azure": logging.WARNING, "azure.servicebus._pyamqp": logging.ERROR}
 #: A queue whose lock was too short is looked at again after so many seconds, and at the longest after so many.
 _FIRST_REFUSAL, _LONGEST_REFUSAL = 60.0, 3600.0
-_NEVER = (-math.inf, 0.0)
+_NEVER = (-math.inf, 0.0, "")
 #: SDK: how long one read of a socket waits (0.2 s by default), and so the most that a settlement waits for another's answer.
 _READ = 0.05
 #: SDK: bounds an opening, and a request to the management of a queue.
@@ -72,8 +72,8 @@ class ServiceBusDriver:
         self._administration = Administration(options)
         self._senders: dict[str, Sender] = {}
         self._sources: dict[str, _Source] = {}
-        #: Where a lock was too short: until when nothing is received, and how long that is.
-        self._refused: dict[_Source, tuple[float, float]] = {}
+        #: Where a lock was too short: until when nothing is received, how long that is, and what is said meanwhile.
+        self._refused: dict[_Source, tuple[float, float, str]] = {}
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
 
@@ -139,8 +139,9 @@ class ServiceBusDriver:
         while True:
             for name in names:
                 source = self._source(queue, name)
-                if self._refused.get(source, _NEVER)[0] > self._clock.monotonic():
-                    raise Refused(f"{name} on {self._place}: its lock was too short before, and is looked at again later.")
+                refused_until, _, why = self._refused.get(source, _NEVER)
+                if (left := refused_until - self._clock.monotonic()) > 0:
+                    raise Refused(f"{why} It is looked at again in {left:.0f} s.")
                 rest = max(0.0, until - now())
                 try:
                     leases = await source.receive(most, rest if len(names) == 1 else SHORTEST, stop)
@@ -162,9 +163,10 @@ class ServiceBusDriver:
         if shortest < queue.lease * ENOUGH:
             # Each look costs a message an attempt, so the next one is later, and the one after that twice as late.
             pause = min(2 * self._refused[source][1], _LONGEST_REFUSAL) if source in self._refused else _FIRST_REFUSAL
-            self._refused[source] = self._clock.monotonic() + pause, pause
+            refusal = short_lock(self._named(queue), shortest, queue.lease)
+            self._refused[source] = self._clock.monotonic() + pause, pause, str(refusal)
             await self._settle("abandon", [_Wish(source, lease, _abandon) for lease in leases])
-            raise short_lock(self._named(queue), shortest, queue.lease)
+            raise refusal
         self._refused.pop(source, None)
         return [
             messages.to_delivery(queue, lease.message, (source, lease), min(queue.lease, lease.ends - time)) for lease in leases
@@ -284,9 +286,8 @@ class ServiceBusDriver:
                 counts = [await self._administration.counts(name) for name in self._options.sources(queue)]
                 return Stats(delayed=0, unsettled=sum(each.dead for each in counts))
             count = await self._administration.counts(self._options.name(queue))
-            return Stats(
-                delayed=count.scheduled, unsettled=count.active
-            )  # docs, message counters: active is what is locked, too
+            # docs, message counters: active is what is locked, too.
+            return Stats(delayed=count.scheduled, unsettled=count.active)
         return Stats()
 
     async def peek(self, queue: Queue, max_messages: int) -> Sequence[Delivery]:
@@ -387,7 +388,7 @@ class ServiceBusDriver:
 
     @property
     def _place(self) -> str:
-        return self._options.namespace or "the namespace of the connection string"
+        return self._options.namespace or endpoint_of(self._options.connection_string)
 
     def _named(self, queue: Queue) -> str:
         name = self._options.name(queue) if queue.part is not Part.DEAD else ", ".join(self._options.sources(queue))

@@ -58,7 +58,7 @@ def translate(error: Exception, what: str, right: str, *, sent: bool = False) ->
 
 
 def _portable(error: Exception, what: str, right: str, *, sent: bool) -> DriverError:
-    detail = f"{what}: {str(error).strip() or type(error).__name__}"
+    detail = f"{what}: {str(error).strip().rstrip('.') or type(error).__name__}."
     if isinstance(error, _MISSING):
         return QueueNotFound(
             f"{detail} Are the namespace of the bus and that of the application right? Terraform makes queues, and for "

@@ -58,6 +58,12 @@ class Options:
         )
 
 
+def endpoint_of(connection_string: str) -> str:
+    """Return the host that a connection string names, with its port where it has one. No secret is in it."""
+    endpoints = (part for part in connection_string.split(";") if part.strip().lower().startswith("endpoint="))
+    return next(endpoints, "").partition("://")[2].strip("/ ")
+
+
 def development(endpoint: str) -> str:
     """Return the connection string of an emulator at host:port. It looks at no key."""
     return f"Endpoint=sb://{endpoint};SharedAccessKeyName=local;SharedAccessKey=local;UseDevelopmentEmulator=true;"
@@ -149,10 +155,9 @@ def _where(place: str) -> tuple[str, str]:
 
 def _admin_of(connection_string: str) -> str:
     """Where the administration of an emulator is, that a connection string names: nowhere in it."""
-    fields = dict(part.split("=", 1) for part in connection_string.split(";") if "=" in part)
-    if fields.get("UseDevelopmentEmulator") != "true":
+    if "UseDevelopmentEmulator=true" not in connection_string.split(";"):
         return ""
-    host, _, port = fields["Endpoint"].partition("://")[2].strip("/").partition(":")
+    host, _, port = endpoint_of(connection_string).partition(":")
     return f"{host}:{admin_port(int(port)) if port.isdecimal() else ADMIN_PORT}"
 
 

@@ -89,7 +89,7 @@ async def test_what_is_not_there_is_named(bus):
             lambda: driver.peek(MISSING, 1),
             lambda: driver.stats(MISSING),
         ):
-            with pytest.raises(QueueNotFound, match=r"not-there .*cloudq queues create"):
+            with pytest.raises(QueueNotFound, match=r"not-there.* Are the namespace .*cloudq queues create"):
                 await ask()
 
 
@@ -373,7 +373,7 @@ async def test_a_short_lock_costs_few_attempts(bus):
     async with bus.driver() as driver:
         await driver.send(queue, [message()])
         for _ in range(5):
-            with pytest.raises(Refused):
+            with pytest.raises(Refused, match="10 s, and the queue's lease is 60 s"):  # each time, with the numbers
                 await driver.receive(believed, 10, 1.0)
         assert bus.held(queue)[0].count == 1
         bus.advance(61)
