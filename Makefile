@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint bench bench-sqs prove wheel lock localstack clean
+.PHONY: demo test lint bench bench-sqs prove wheel lock localstack standin clean
 
 demo: .venv/core $(if $(URL),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
 	@$(if $(URL),CLOUDQ_URL=$(URL)) $(BIN)/cloudq demo
@@ -51,9 +51,11 @@ lock: .venv/dev     ## Write requirements/ anew.
 		pyproject.toml --group prove -o requirements/prove.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--group pyproject.toml:amqp -o requirements/amqp.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--group pyproject.toml:terraform -o requirements/terraform.txt
 
 clean:              ## Remove what the other verbs made.
-	rm -rf .venv .localstack .peers .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .standin .localstack .peers .prove build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -77,6 +79,14 @@ localstack: .localstack/ready    ## Set up LocalStack, against which the SQS ada
 .localstack/ready: requirements/localstack.txt
 	@$(PYTHON) -m venv .localstack
 	@.localstack/bin/python -m pip --disable-pip-version-check -qq install -r requirements/localstack.txt
+	@touch $@
+
+# Beside the others, because its pins are old. A third of a gigabyte, and optional: without it, its tests are skipped.
+standin: .standin/ready    ## Set up what the Terraform modules are tried with, beside terraform itself.
+
+.standin/ready: requirements/terraform.txt
+	@$(PYTHON) -m venv .standin
+	@.standin/bin/python -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements/terraform.txt
 	@touch $@
 
 .venv/prove: .venv/dev requirements/prove.txt

@@ -1,4 +1,5 @@
-"""Settings: constructor over environment over file over defaults. Every key stands here, typed and explained.
+"""Settings: constructor over environment over file over what Terraform made (`cloudq.made`) over defaults. Every key stands
+here, typed and explained.
 
 The file is `cloudq.toml`, or the table `[tool.cloudq]` of pyproject.toml, in the working directory; CLOUDQ_CONFIG names
 another. The environment spells keys in capitals, `__` for nesting: CLOUDQ_URL, CLOUDQ_QUEUES__MAIL__LEASE=5m.
@@ -10,12 +11,15 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeGuard, cast, get_args
 
 import msgspec
 
+from cloudq import made
 from cloudq.durations import seconds
 from cloudq.errors import ConfigError, NoProvider, nearest
+from cloudq.retry import Backoff
 
 #: A duration as a file can hold it: "90s", or seconds.
 Written = str | float
@@ -29,7 +33,14 @@ LOCAL_DEFAULT = "sqlite:///cloudq.db"
 _VARIABLES = "environment"
 _NO_FILE = "defaults"
 #: Variables that begin with CLOUDQ_ and are no settings.
-_NOT_SETTINGS = {"CLOUDQ_CONFIG", "CLOUDQ_REQUIRE", "CLOUDQ_DEMO_DIR", "CLOUDQ_WORKER_INDEX", "CLOUDQ_SUPERVISOR_FD"}
+_NOT_SETTINGS = {
+    "CLOUDQ_CONFIG",
+    made.VARIABLE,
+    "CLOUDQ_REQUIRE",
+    "CLOUDQ_DEMO_DIR",
+    "CLOUDQ_WORKER_INDEX",
+    "CLOUDQ_SUPERVISOR_FD",
+}
 
 #: Set by the platforms where a file in the working directory is gone with the instance.
 _PLATFORMS = {
@@ -49,6 +60,62 @@ _CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv")
 _DEVELOPERS = ("REMOTE_CONTAINERS", "CODESPACES", "DEVCONTAINER")
 
 
+class AlarmSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When somebody is told (`[queues.<name>.alarm]`), by alarms that the Terraform modules make."""
+
+    #: The oldest waiting task is older than this; 0 for never.
+    oldest: Written = "1h"
+    #: So many tasks are dead, or more; 0 for never.
+    dead: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no provider could watch."""
+        seconds(self.oldest, "alarm.oldest")
+        if self.dead < 0:
+            raise ValueError(f"alarm.dead = {self.dead}: 1 to be told of the first dead task, 0 for never.")
+
+
+class ScaleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many workers a backlog asks for (`[queues.<name>.scale]`), as data for the platform that starts them."""
+
+    #: Waiting tasks for each worker process: one more is started for so many more.
+    backlog: int = 10
+    minimum: int = 0
+    maximum: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.backlog < 1:
+            raise ValueError(f"scale.backlog = {self.backlog}: one worker takes at least 1 waiting task. Choose 1 or more.")
+        if not 0 <= self.minimum <= self.maximum or self.maximum < 1:
+            raise ValueError(
+                f"scale.minimum = {self.minimum}, scale.maximum = {self.maximum}: choose 0 <= minimum <= maximum, and a "
+                f"maximum of 1 or more."
+            )
+
+
+class ServerlessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function takes the place of workers (`[queues.<name>.serverless]`). None of the figures is the function's own code."""
+
+    #: Of one call of the function: what it is deployed with.
+    timeout: Written = "10s"
+    #: Messages for one call, at the most. None: what is usual at the provider.
+    batch: int | None = None
+    #: How long a batch may gather.
+    window: Written = 0
+    #: Calls at once, at the most. None: the provider's own limit.
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no provider could call."""
+        if seconds(self.timeout, "serverless.timeout") < 1:
+            raise ValueError(f"serverless.timeout = {self.timeout!r}: a function has at least a second.")
+        seconds(self.window, "serverless.window")
+        for name, count in (("batch", self.batch), ("concurrency", self.concurrency)):
+            if count is not None and count < 1:
+                raise ValueError(f"serverless.{name} = {count}: choose 1 or more, or leave it out.")
+
+
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What infrastructure and code must agree on for one queue (`[queues.<name>]`)."""
 
@@ -64,6 +131,14 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_attempts: int | None = None
     #: Drop a task whose id was sent within this window. Refused where the provider cannot.
     dedup: Written = 0
+    #: How long a waiting task is kept at the least, by a provider that forgets.
+    retention: Written = "7d"
+    #: The same for a dead one. None: as long as the provider keeps anything.
+    dead_retention: Written | None = None
+    alarm: AlarmSettings = AlarmSettings()
+    scale: ScaleSettings = ScaleSettings()
+    #: None: workers run the tasks.
+    serverless: ServerlessSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no provider could serve."""
@@ -76,6 +151,21 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"max_attempts = {self.max_attempts}: a task is run at least once.")
         seconds(self.dedup, "dedup")
+        kept = seconds(self.retention, "retention")
+        if kept < 60:
+            raise ValueError(
+                f"retention = {self.retention!r} is under a minute; what waits for a worker would be gone. Use 1d or more."
+            )
+        if self.dead_retention is not None and seconds(self.dead_retention, "dead_retention") < kept:
+            raise ValueError(
+                f"dead_retention = {self.dead_retention!r} is shorter than retention = {self.retention!r}: what died late is "
+                f"gone before it is looked at. Choose {self.retention!r} or more, or leave it out for the longest."
+            )
+
+    @property
+    def attempts(self) -> int:
+        """How often a task of this queue may be tried, as far as infrastructure must know."""
+        return self.max_attempts or Backoff().max_attempts
 
 
 _DEFAULTS = QueueSettings()
@@ -124,7 +214,9 @@ def load(
     """Read the settings. ConfigError names the file or variable, the key, and the nearest right one."""
     environ = os.environ if environ is None else environ
     merged: dict[str, Any] = {}
+    found = made.read(environ, directory or Path.cwd())
     for origin, part in (
+        (_NO_FILE, {}) if found is None else (found.origin, {"url": found.url}),
         _file(environ, directory or Path.cwd()),
         (_VARIABLES, _environment(environ)),
         ("CloudQ(...)", dict(overrides or {})),
@@ -226,14 +318,22 @@ def _check(table: object, struct: type[msgspec.Struct], origin: str, path: tuple
             right = known if origin != _VARIABLES else [_spelled(origin, (*path, name)) for name in known]
             close = nearest(str(key) if origin != _VARIABLES else _spelled(origin, where), right)
             raise ConfigError(f"{origin}: there is no setting {_spelled(origin, where)}.{close}")
-        if kind is WorkerSettings:
-            _check(value, WorkerSettings, origin, where)
+        nested = _nested(kind)
+        if nested is not None and value is not None:
+            _check(value, nested, origin, where)
         elif key == "queues" and _is_table(value):
             for name, queue in value.items():
                 _check(queue, QueueSettings, origin, (*where, name))
         else:
             _convertible(value, kind, origin, where)
     _convertible(table, struct, origin, path)
+
+
+def _nested(kind: Any) -> type[msgspec.Struct] | None:
+    """Return the table that a key holds: `X`, or the X of `X | None`."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    structs = [each for each in kinds if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    return structs[0] if structs else None
 
 
 def _is_table(value: object) -> TypeGuard[dict[str, Any]]:

@@ -52,7 +52,9 @@ class Queue:
     other receivers, in seconds. `dedup` is the window in seconds within which a second message of the same id is dropped
     by the provider, 0 for none. `of_ordered` says that the logical queue keeps order, for a provider whose dead part must then
     be of another kind; the dead part itself need not keep any. `mains` are, for a dead part, the physical names of those whose
-    dead letters it keeps: a provider that has one built into each queue finds them there.
+    dead letters it keeps: a provider that has one built into each queue finds them there. `retention` is how long a message is
+    kept in seconds, None for as long as the provider keeps any; `attempts` is the most that a task of the queue is tried: both
+    are for whoever makes the queue.
     """
 
     logical: str
@@ -64,6 +66,8 @@ class Queue:
     dedup: float = 0.0
     of_ordered: bool = False
     mains: tuple[str, ...] = ()
+    retention: float | None = None
+    attempts: int = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +296,64 @@ class Provisioner(Protocol):
 
     async def create(self, queues: Sequence[Queue]) -> Sequence[Queue]:
         """Make the queues that do not exist and return those that were made. Existing ones are left as they are."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A queue as it is declared, for a comparison with the one that there is.
+
+    `tag` is what the Terraform modules tag its resources with, "" where nothing is known of that. `served` says that a function
+    takes the place of workers.
+    """
+
+    queue: Queue
+    tag: str = ""
+    served: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One setting of one physical queue: as it is declared, and as it is.
+
+    `live` is None where it could not be read; `ok` is None then. `why` tells what happens if it stays as it is, and `mend` is
+    the command that changes it; both are empty where nothing is to be done.
+    """
+
+    queue: str
+    setting: str
+    declared: str
+    live: str | None
+    ok: bool | None
+    why: str = ""
+    mend: str = ""
+
+    @classmethod
+    def compare(cls, queue: str, setting: str, declared: object, live: object, *, why: str, mend: str) -> Check:
+        """Return a check that was made; what is as declared needs neither reason nor command."""
+        ok = declared == live
+        return cls(
+            queue=queue,
+            setting=setting,
+            declared=str(declared),
+            live=str(live),
+            ok=ok,
+            why="" if ok else why,
+            mend="" if ok else mend,
+        )
+
+    @classmethod
+    def untold(cls, queue: str, setting: str, declared: object, why: str) -> Check:
+        """Return a check that could not be made, and why not."""
+        return cls(queue=queue, setting=setting, declared=str(declared), live=None, ok=None, why=why)
+
+
+@runtime_checkable
+class Inspects(Protocol):
+    """An adapter that can tell how its queues differ from what is declared. It only reads."""
+
+    async def inspect(self, queues: Sequence[Declared]) -> Sequence[Check]:
+        """Compare every setting that cloudq depends on. A queue that cannot be read is a check that could not be made."""
         ...
 
 

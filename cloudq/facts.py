@@ -29,7 +29,20 @@ class How(Enum):
     REFUSED = "refused"
 
 
-Aspect = Literal["retry", "delay", "dead-letter", "lease", "attempts", "order", "dedup", "expiry", "priority", "fairness"]
+Aspect = Literal[
+    "retry",
+    "delay",
+    "dead-letter",
+    "lease",
+    "attempts",
+    "order",
+    "dedup",
+    "expiry",
+    "priority",
+    "fairness",
+    "alarm",
+    "serverless",
+]
 ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
 
 
@@ -39,6 +52,7 @@ class Rule:
 
     `case` is what the core asks by (see `CASES`), `when` the same in words. `field` is the native field or operation, `value`
     its exact value: a format string over the numbers of a queue (`{lease}`, `{threshold}`, `{dedup}`, in seconds or counts).
+    Values of what is made with the queue know `{retention}`, `{dead_retention}` and `{oldest}` too.
     `cost` tells what a composed rule costs and how exact it is, and where a native one falls short.
     """
 
@@ -64,6 +78,8 @@ CASES: Mapping[Aspect, tuple[str, ...]] = {
     "expiry": ("task", "retention"),
     "priority": ("levels",),
     "fairness": ("tenant",),
+    "alarm": ("oldest", "dead"),
+    "serverless": ("function",),
 }
 
 
@@ -80,6 +96,43 @@ class Cost:
     batched: float
     price: float
     source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Functions:
+    """What a function may ask that takes the place of workers. Ranges are the least and the most; times in seconds.
+
+    `leases` is how many times its timeout the queue's lease must be. `batch` and `window` are those of a queue without order.
+    `concurrency` is None where the provider does not bound the calls at once.
+    """
+
+    leases: int
+    timeout: tuple[float, float]
+    batch: tuple[int, int]
+    ordered_batch: tuple[int, int]
+    usual_batch: int
+    window: tuple[float, float]
+    ordered_window: tuple[float, float]
+    concurrency: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infrastructure:
+    """What whoever makes the queues must know of a provider: the Terraform module above all. Times in seconds.
+
+    `cloud` is the name of the module. `retention` and `dead_retention` are the least and the most, of the queue and of its dead
+    part, None where that keeps for ever. `ordered_suffix` ends the name of an ordered queue, and no name may begin with one of
+    `reserved`. `ages` are the ages that an alarm can be set to, None for any. `sources` names where each comes from.
+    """
+
+    cloud: str
+    retention: tuple[float, float]
+    dead_retention: tuple[float, float] | None
+    ordered_suffix: str
+    reserved: tuple[str, ...]
+    ages: tuple[float, ...] | None
+    functions: Functions
+    sources: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +162,8 @@ class Facts:
     #: For how long a copy for a later attempt that is made twice, because of a kill, is dropped the second time; in seconds,
     #: where the queue has no `dedup` of its own, which comes first. None where no copy waits in a queue that drops duplicates.
     copies: float | None = None
+    #: None where there is none to make.
+    infrastructure: Infrastructure | None = None
 
     def cases(self) -> list[tuple[Aspect, str]]:
         """Return the cases that can occur here: without a native delay none is within it, without a limit none beyond."""

@@ -14,9 +14,9 @@ from typing import Any
 from cloudq import config, naming
 from cloudq.app import CloudQ
 from cloudq.driver import Part, Queue
-from cloudq.durations import spoken
+from cloudq.durations import seconds, spoken
 from cloudq.errors import ConfigError
-from cloudq.facts import ASPECTS, Aspect, Facts, How, Rule, facts_of
+from cloudq.facts import ASPECTS, Aspect, Facts, Functions, How, Rule, facts_of
 from cloudq.opening import facts_at, impossible
 from cloudq.outcome import UNRUN_FORGIVEN
 from cloudq.retry import Backoff
@@ -49,9 +49,9 @@ def assess(app: CloudQ, facts: Facts, queues: Sequence[str] = ()) -> list[Line]:
     tasks = sorted(app.declared.as_mapping().values(), key=lambda task: task.name)
     for name in queues or app.queue_names():
         own = [task for task in tasks if task.queue == name]
-        lines += _of_queue(app, name, own, facts)
+        lines += _of_queue(app, name, facts)
         for task in own:
-            lines += _of_task(app.address(name, Part.MAIN), task, facts)
+            lines += _of_task(app.address(name, Part.MAIN), app.settings.queue(name), task, facts)
     return lines
 
 
@@ -75,10 +75,11 @@ def hops(delay: float, facts: Facts) -> int:
     return 0 if rest <= 0 else math.ceil(rest / facts.limits.release_delay)
 
 
-def _of_queue(app: CloudQ, name: str, tasks: Sequence[Task[Any, Any]], facts: Facts) -> Iterator[Line]:
+def _of_queue(app: CloudQ, name: str, facts: Facts) -> Iterator[Line]:
     queue = app.address(name, Part.MAIN)
-    attempts = app.settings.queue(name).max_attempts or max((task.policy.retry.max_attempts for task in tasks), default=15)
+    settings = app.settings.queue(name)
     refused = dict(impossible(queue, facts.limits))
+    not_made = list(_not_made(name, settings, facts))
     cases: list[tuple[Aspect, str]] = [("lease", "start"), ("lease", "renewal"), ("attempts", "count")]
     if queue.ordered:
         cases.extend([("delay", "ordered"), ("order", "key")])
@@ -87,29 +88,116 @@ def _of_queue(app: CloudQ, name: str, tasks: Sequence[Task[Any, Any]], facts: Fa
     cases.extend([("dead-letter", "explicit"), ("dead-letter", "net"), ("expiry", "task"), ("expiry", "retention")])
     if queue.dedup:
         cases.append(("dedup", "ordered" if queue.ordered else "plain"))
-    if len(app.settings.queue(name).priorities) > 1:
+    if len(settings.priorities) > 1:
         cases.append(("priority", "levels"))
     if not queue.ordered:
         cases.append(("fairness", "tenant"))
+    cases.extend([("alarm", "oldest"), ("alarm", "dead")])
+    if settings.serverless is not None:
+        cases.append(("serverless", "function"))
     possible = facts.cases()
     for aspect, case in (case for case in cases if case in possible):
-        line = _line(facts.rule(aspect, case), queue, facts, attempts)
+        line = _line(facts.rule(aspect, case), queue, facts, settings)
         if aspect in refused:
             line = replace(line, how=How.REFUSED, note=refused[aspect], finding=True)
         yield line
+    for aspect, case, note in not_made:
+        line = _line(facts.rule(aspect, case), queue, facts, settings)
+        yield replace(line, how=How.REFUSED, value="-", note=note, finding=True)
 
 
-def _of_task(queue: Queue, task: Task[Any, Any], facts: Facts) -> Iterator[Line]:
-    retry = task.policy.retry
-    yield _retry(queue, task, facts)
-    net = facts.net(retry.max_attempts)
+def _not_made(name: str, settings: config.QueueSettings, facts: Facts) -> Iterator[tuple[Aspect, str, str]]:
+    """Yield what is asked of the provider's infrastructure and cannot be made, each with a sentence that says what to do."""
+    made, who, of = facts.infrastructure, facts.name, f"queues.{name}"
+    if made is None:
+        return
+    net = facts.net(settings.attempts)
+    if net is not None and net < settings.attempts + UNRUN_FORGIVEN:
+        note = (
+            f"{of}.max_attempts = {settings.attempts}: {who} moves a message to its dead part after {net} deliveries at the "
+            f"latest, and {UNRUN_FORGIVEN} that were never run must fit too. Choose {net - UNRUN_FORGIVEN} or fewer."
+        )
+        yield "dead-letter", "net", note
+    keeps: list[tuple[str, config.Written | None, tuple[float, float] | None]] = [
+        ("retention", settings.retention, made.retention),
+        ("dead_retention", settings.dead_retention, made.dead_retention),
+    ]
+    for key, value, allowed in keeps:
+        if value is None:
+            continue
+        asked = seconds(value, key)
+        if allowed is None:
+            note = f"{of}.{key} = {spoken(asked)}: {who} keeps what is dead until somebody removes it. Leave the setting out."
+            yield "expiry", "retention", note
+        elif not allowed[0] <= asked <= allowed[1]:
+            between = f"{who} keeps a message for {spoken(allowed[0])} to {spoken(allowed[1])}"
+            yield "expiry", "retention", f"{of}.{key} = {spoken(asked)}: {between}. Choose a time between."
+    oldest = seconds(settings.alarm.oldest, "oldest")
+    if oldest and made.ages is not None and oldest not in made.ages:
+        ages = ", ".join(spoken(age) for age in made.ages)
+        yield "alarm", "oldest", f"{of}.alarm.oldest = {spoken(oldest)}: {who} watches over {ages}. Choose one of them, or 0."
+    if settings.serverless is not None:
+        for note in _not_served(of, settings, settings.serverless, made.functions, who):
+            yield "serverless", "function", note
+
+
+def _not_served(
+    of: str, settings: config.QueueSettings, asked: config.ServerlessSettings, functions: Functions, who: str
+) -> Iterator[str]:
+    lease, timeout, window = (seconds(value, of) for value in (settings.lease, asked.timeout, asked.window))
+    at, kind = f"{of}.serverless", "an ordered queue" if settings.ordered else "a queue"
+    if not functions.timeout[0] <= timeout <= functions.timeout[1]:
+        most = f"a function of {who} runs for {spoken(functions.timeout[0])} to {spoken(functions.timeout[1])}"
+        yield f"{at}.timeout = {spoken(timeout)}: {most}. Choose a time between, or let workers run these tasks."
+    elif lease < functions.leases * timeout:
+        times = f"{functions.leases} times " if functions.leases > 1 else ""
+        yield (
+            f"{of}.lease = {spoken(lease)}: with a function, {who} wants at least {times}its timeout of {spoken(timeout)}, or "
+            f"a message that is still run is given out again. Set lease = {spoken(functions.leases * timeout)!r} or more, or a "
+            f"shorter serverless.timeout."
+        )
+    lowest, highest = functions.ordered_batch if settings.ordered else functions.batch
+    if asked.batch is not None and not lowest <= asked.batch <= highest:
+        takes = f"{lowest}" if lowest == highest else f"{lowest} to {highest}"
+        yield f"{at}.batch = {asked.batch}: {who} hands over {takes} of {kind} at once. Choose that, or leave it out."
+    shortest, longest = functions.ordered_window if settings.ordered else functions.window
+    if not shortest <= window <= longest:
+        gathers = f"gathers for {spoken(shortest)} to {spoken(longest)}" if longest else "does not wait for a batch"
+        yield f"{at}.window = {spoken(window)}: {who} {gathers} of {kind}. Choose a time between, or leave it out."
+    if (asked.batch or 0) > 10 and window < 1 and highest > 10:
+        yield (
+            f"{at}.batch = {asked.batch}, window = {spoken(window)}: {who} gathers more than 10 messages over a second at the "
+            f"least. Set serverless.window = '1s' or more, or a batch of 10."
+        )
+    if asked.concurrency is None:
+        return
+    if functions.concurrency is None:
+        yield (
+            f"{at}.concurrency = {asked.concurrency}: {who} does not bound the calls at once. Leave it out, and bound the "
+            f"instances of the function itself."
+        )
+    elif not functions.concurrency[0] <= asked.concurrency <= functions.concurrency[1]:
+        fewest, most_calls = functions.concurrency
+        yield (
+            f"{at}.concurrency = {asked.concurrency}: {who} bounds the calls at once to {fewest} to {most_calls}. Choose a "
+            f"number between, or leave it out."
+        )
+
+
+def _of_task(queue: Queue, settings: config.QueueSettings, task: Task[Any, Any], facts: Facts) -> Iterator[Line]:
+    retry, attempts = task.policy.retry, settings.attempts
+    yield _retry(queue, settings, task, facts)
+    net = facts.net(attempts)
     if net is not None and net < retry.max_attempts + UNRUN_FORGIVEN:
+        own = facts.net(retry.max_attempts) or 0
+        remedy = f"Set queues.{queue.logical}.max_attempts = {retry.max_attempts}, so that the net is hung behind it."
+        if own < retry.max_attempts + UNRUN_FORGIVEN:
+            remedy = f"Choose {own - UNRUN_FORGIVEN} or fewer."
         yield _refusal(
             facts.rule("dead-letter", "net"),
             task,
-            f"the task {task.name} has max_attempts={retry.max_attempts}: {facts.name} moves a message to its dead part after "
-            f"{net} deliveries at the latest, and {UNRUN_FORGIVEN} that were never run must fit too. Choose "
-            f"{net - UNRUN_FORGIVEN} or fewer.",
+            f"the task {task.name} has max_attempts={retry.max_attempts}: the queue is made to move a message to its dead part "
+            f"after {net} deliveries, and {UNRUN_FORGIVEN} that were never run must fit too. {remedy}",
         )
     if facts.copies is not None and not queue.ordered and longest_delay(retry) > facts.limits.release_delay:
         window, needed = queue.dedup or facts.copies, queue.lease + (task.timeout or 0.0) + longest_delay(retry)
@@ -132,26 +220,26 @@ def _of_task(queue: Queue, task: Task[Any, Any], facts: Facts) -> Iterator[Line]
         )
 
 
-def _retry(queue: Queue, task: Task[Any, Any], facts: Facts) -> Line:
+def _retry(queue: Queue, settings: config.QueueSettings, task: Task[Any, Any], facts: Facts) -> Line:
     retry, limits = task.policy.retry, facts.limits
     first, longest = retry.delay(1, 0.0), longest_delay(retry)
     if queue.ordered:
-        line = _line(facts.rule("retry", "ordered"), queue, facts, retry.max_attempts, task)
+        line = _line(facts.rule("retry", "ordered"), queue, facts, settings, task)
         if longest > limits.ordered_release_delay:
             cut = f"a backoff beyond {spoken(limits.ordered_release_delay)} is cut to it: a copy would go to the end of its key"
             line = replace(line, how=How.COMPOSED, note="; ".join(filter(None, (line.note, cut))))
         return line
     within = facts.rule("retry", "within")
     if longest <= limits.release_delay:
-        return _line(within, queue, facts, retry.max_attempts, task)
+        return _line(within, queue, facts, settings, task)
     beyond = facts.rule("retry", "beyond")
-    line = _line(beyond, queue, facts, retry.max_attempts, task)
+    line = _line(beyond, queue, facts, settings, task)
     if first > limits.release_delay:
         return line
     return replace(line, when=f"{within.when} {within.how.value} ({within.field}), {beyond.when} {beyond.how.value}")
 
 
-def _line(rule: Rule, queue: Queue, facts: Facts, attempts: int, task: Task[Any, Any] | None = None) -> Line:
+def _line(rule: Rule, queue: Queue, facts: Facts, settings: config.QueueSettings, task: Task[Any, Any] | None = None) -> Line:
     return Line(
         queue=queue.logical,
         task="" if task is None else task.name,
@@ -159,7 +247,7 @@ def _line(rule: Rule, queue: Queue, facts: Facts, attempts: int, task: Task[Any,
         when=rule.when,
         how=rule.how,
         field=rule.field,
-        value=_value(rule, queue, facts, attempts),
+        value=_value(rule, queue, facts, settings),
         note=rule.cost,
         source=rule.source,
     )
@@ -180,8 +268,19 @@ def _refusal(rule: Rule, task: Task[Any, Any], note: str) -> Line:
     )
 
 
-def _value(rule: Rule, queue: Queue, facts: Facts, attempts: int) -> str:
-    return rule.value.format(lease=f"{queue.lease:g}", threshold=facts.net(attempts), dedup=spoken(queue.dedup))
+def _value(rule: Rule, queue: Queue, facts: Facts, settings: config.QueueSettings) -> str:
+    made = facts.infrastructure
+    dead = settings.dead_retention
+    if dead is None and made is not None and made.dead_retention is not None:
+        dead = made.dead_retention[1]
+    return rule.value.format(
+        lease=f"{queue.lease:g}",
+        threshold=facts.net(settings.attempts),
+        dedup=spoken(queue.dedup),
+        retention=f"{queue.retention:.0f}",
+        dead_retention="-" if dead is None else f"{seconds(dead, 'dead_retention'):.0f}",
+        oldest=f"{seconds(settings.alarm.oldest, 'oldest'):g}",
+    )
 
 
 # docs/mapping.md ----------------------------------------------------------------------------------------------------------
@@ -199,14 +298,14 @@ def reference(schemes: Sequence[str]) -> str:
     """Return docs/mapping.md for these providers."""
     providers = [facts_of(scheme) for scheme in schemes]
     queue = naming.address("cloudq", "default", config.QueueSettings(), Part.MAIN)
-    attempts = Backoff().max_attempts
+    settings = config.QueueSettings()
     out = [_HEAD]
     for aspect in ASPECTS:
         out += [f"## {aspect[0].upper()}{aspect[1:]}", "", "| Provider | When | How | Native field | Value | Cost | Source |"]
         out.append("|---|---|---|---|---|---|---|")
         for facts in providers:
             for rule in (rule for rule in facts.rules if rule.aspect == aspect):
-                value = _value(rule, queue, facts, attempts)
+                value = _value(rule, queue, facts, settings)
                 cells = (facts.name, rule.when, rule.how.value, _code(rule.field), value, rule.cost or "-", rule.source)
                 out.append(f"| {' | '.join(cells)} |")
         out.append("")

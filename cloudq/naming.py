@@ -52,7 +52,17 @@ def _address(namespace: str, logical: str, settings: QueueSettings, part: Part, 
         lease=seconds(settings.lease, f"queues.{logical}.lease"),
         dedup=seconds(settings.dedup, f"queues.{logical}.dedup") if part is Part.MAIN else 0.0,
         mains=tuple(_physical(namespace, logical, _suffix(each)) for each in settings.priorities) if part is Part.DEAD else (),
+        retention=_retention(logical, settings, part),
+        attempts=settings.attempts,
     )
+
+
+def _retention(logical: str, settings: QueueSettings, part: Part) -> float | None:
+    if part is Part.MAIN:
+        return seconds(settings.retention, f"queues.{logical}.retention")
+    if part is Part.DEAD and settings.dead_retention is not None:
+        return seconds(settings.dead_retention, f"queues.{logical}.dead_retention")
+    return None
 
 
 def _suffix(priority: str) -> str:

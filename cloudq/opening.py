@@ -65,10 +65,15 @@ def impossible(queue: Queue, limits: Limits) -> Iterator[tuple[Aspect, str]]:
         yield "dedup", f"{setting}.dedup = {spoken(queue.dedup)}: the window of {who} is {allowed}. Choose that, or 0."
 
 
+def scheme_of(url: str) -> str:
+    """Return the provider that a URL names, or imitates (`memory://?as=<provider>`)."""
+    scheme, _, rest = url.partition("://")
+    return dict(parse_qsl(rest.partition("?")[2])).get("as", scheme)
+
+
 def facts_at(url: str) -> Facts | None:
     """Return the facts of the provider that a URL names or imitates; None for an adapter that came without any."""
-    scheme, _, rest = url.partition("://")
-    model = dict(parse_qsl(rest.partition("?")[2])).get("as", scheme)
+    model = scheme_of(url)
     return facts_of(model) if model in known() else None
 
 

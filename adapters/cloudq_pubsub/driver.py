@@ -33,9 +33,9 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOT
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
 from cloudq.clock import Clock
-from cloudq.driver import Burial, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
+from cloudq.driver import Burial, Check, Declared, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
 from cloudq.errors import AccessDenied, ConfigError, DriverError, Refused, Unavailable
-from cloudq_pubsub import messages, provision
+from cloudq_pubsub import inspection, messages, provision
 from cloudq_pubsub.errors import by_ack_id, translate
 from cloudq_pubsub.facts import PUBSUB
 from cloudq_pubsub.options import Options
@@ -385,6 +385,12 @@ class PubSubDriver:
         except (api.GoogleAPICallError, auth.GoogleAuthError) as error:
             names = ", ".join(self._options.name(queue) for queue in queues)
             raise translate(error, "CreateSubscription", f"{names} in {self.project}") from error
+
+    async def inspect(self, queues: Sequence[Declared]) -> Sequence[Check]:
+        """GetTopic, GetSubscription and GetIamPolicy, for each."""
+        self._usable()
+        clients = self._clients
+        return await inspection.inspect(clients.publisher, clients.subscriber, self._options, self.project, queues)
 
     def unwrap(self, kind: type[T]) -> T:
         """The async clients: `unwrap(google.pubsub_v1.PublisherAsyncClient)` and `SubscriberAsyncClient`. Do not close them."""

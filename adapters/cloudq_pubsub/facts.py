@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from cloudq.driver import Limits
-from cloudq.facts import Cost, Facts, How, Rule
+from cloudq.facts import Cost, Facts, Functions, How, Infrastructure, Rule
 
 _DEADLINE = "API ModifyAckDeadlineRequest"
 _NO_DELAY = "API PublishRequest: no field delays a message"
@@ -213,7 +213,7 @@ PUBSUB = Facts(
             when="of the queue",
             how=How.NATIVE,
             field="Subscription.message_retention_duration",
-            value="604800 s (7 d); delay and dead part 2678400 s (31 d)",
+            value="{retention} s; delay part 2678400 s; dead part {dead_retention} s",
             source="API Subscription: 10 min to 31 d",
         ),
         Rule(
@@ -235,6 +235,34 @@ PUBSUB = Facts(
             value="Unsupported at the enqueue",
             source="API, all operations: none shares a subscription by the publisher",
         ),
+        Rule(
+            aspect="alarm",
+            case="oldest",
+            when="[queues.<name>.alarm] oldest",
+            how=How.NATIVE,
+            field="Monitoring subscription/oldest_unacked_message_age",
+            value="{oldest} s",
+            source="docs, monitoring",
+            cost="what is hidden until its next attempt counts too, ten minutes at the most",
+        ),
+        Rule(
+            aspect="alarm",
+            case="dead",
+            when="[queues.<name>.alarm] dead",
+            how=How.NATIVE,
+            field="Monitoring subscription/num_undelivered_messages of <queue>-dlq",
+            value="the number",
+            source="docs, monitoring",
+        ),
+        Rule(
+            aspect="serverless",
+            case="function",
+            when="[queues.<name>.serverless]",
+            how=How.NATIVE,
+            field="Subscription.push_config with oidc_token, and retry_policy",
+            value="one message for each call",
+            source="API PushConfig; docs, push subscriptions",
+        ),
     ),
     cost=Cost(
         unit="kB published or delivered",
@@ -249,4 +277,31 @@ PUBSUB = Facts(
     threshold=(5, 100),
     tells=frozenset(),
     peeks=False,
+    infrastructure=Infrastructure(
+        cloud="gcp",
+        retention=(600.0, 31 * 86_400.0),
+        dead_retention=(600.0, 31 * 86_400.0),
+        ordered_suffix="",
+        reserved=("goog",),
+        ages=None,
+        functions=Functions(
+            leases=1,
+            timeout=(1.0, 600.0),
+            batch=(1, 1),
+            ordered_batch=(1, 1),
+            usual_batch=1,
+            window=(0.0, 0.0),
+            ordered_window=(0.0, 0.0),
+            concurrency=None,
+        ),
+        sources={
+            "cloud": "choice: the name of the vendor's cloud",
+            "retention": "API Subscription.message_retention_duration: 10 min to 31 d",
+            "dead_retention": "as retention",
+            "ordered_suffix": "none: order is a switch of the subscription",
+            "reserved": "API Topic.name, Subscription.name: must not start with goog",
+            "ages": "API AlertPolicy.Condition.MetricThreshold.threshold_value: any number",
+            "functions": "API PushConfig: a request carries one message, and must be answered within the ack deadline",
+        },
+    ),
 )

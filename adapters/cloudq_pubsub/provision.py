@@ -12,29 +12,32 @@ from google.protobuf import duration_pb2
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient, types
 
 from cloudq.driver import Part, Queue
+from cloudq_pubsub.facts import PUBSUB
 from cloudq_pubsub.options import Options
 
-#: API Subscription.message_retention_duration: a week; parts that wait or keep, the longest there is.
-_RETENTION, _LONGEST_RETENTION = 604_800, 2_678_400
-#: The net behind cloudq's own limit, for queues that are made here: far beyond any default policy. 5 to 100 can be said.
-_NET = 45
+#: What Google's emulator takes at the most.
+_WEEK = 604_800
 _PATIENCE = 30.0
 
 
-def subscription(queue: Queue, options: Options, project: str) -> types.Subscription:
-    """Return the subscription of one queue, as CreateSubscription takes it."""
+def subscription(queue: Queue, options: Options, project: str, dead_topic: str | None) -> types.Subscription:
+    """Return the subscription of one queue, as CreateSubscription takes it, with the net that hangs behind a main part."""
     name = options.name(queue)
-    main = queue.part is Part.MAIN
-    return types.Subscription(
+    made = types.Subscription(
         name=f"projects/{project}/subscriptions/{name}",
         topic=f"projects/{project}/topics/{name}",
         ack_deadline_seconds=math.ceil(queue.lease),
-        message_retention_duration=duration_pb2.Duration(seconds=_RETENTION if main else _LONGEST_RETENTION),
+        message_retention_duration=duration_pb2.Duration(seconds=math.ceil(queue.retention or PUBSUB.limits.retention)),
         enable_message_ordering=queue.ordered,
         enable_exactly_once_delivery=options.exactly_once,
         # API ExpirationPolicy: without a ttl, it never expires. No retry policy: its backoff would come on top of ours.
         expiration_policy=types.ExpirationPolicy(),
     )
+    if queue.part is Part.MAIN and dead_topic is not None:
+        made.dead_letter_policy = types.DeadLetterPolicy(
+            dead_letter_topic=dead_topic, max_delivery_attempts=PUBSUB.net(queue.attempts)
+        )
+    return made
 
 
 async def create(
@@ -44,13 +47,9 @@ async def create(
     made: list[Queue] = []
     dead: dict[str, str] = {}
     for queue in sorted(queues, key=lambda queue: queue.part is not Part.DEAD):
-        wanted = subscription(queue, options, project)
+        wanted = subscription(queue, options, project, dead.get(queue.logical))
         if queue.part is Part.DEAD:
             dead[queue.logical] = wanted.topic
-        elif queue.part is Part.MAIN and queue.logical in dead:
-            wanted.dead_letter_policy = types.DeadLetterPolicy(
-                dead_letter_topic=dead[queue.logical], max_delivery_attempts=_NET
-            )
         # The topic first: what is published before the subscription is there would be lost to it.
         await _made(publisher.create_topic(types.Topic(name=wanted.topic, kms_key_name=options.kms), timeout=_PATIENCE))
         try:
@@ -59,7 +58,7 @@ async def create(
             if not options.plain:
                 raise
             # Google's emulator takes no more than a week, and keeps nothing for longer than it runs.
-            wanted.message_retention_duration = duration_pb2.Duration(seconds=_RETENTION)
+            wanted.message_retention_duration = duration_pb2.Duration(seconds=_WEEK)
             new = await _made(subscriber.create_subscription(wanted, timeout=_PATIENCE))
         if new:
             made.append(queue)

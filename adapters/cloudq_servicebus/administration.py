@@ -8,34 +8,25 @@ from __future__ import annotations
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # azure-core names transports that are not typed themselves.
 import asyncio
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from azure.core.exceptions import ResourceExistsError
+from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.core.pipeline.transport import RequestsTransport
-from azure.servicebus.management import ServiceBusAdministrationClient
+from azure.servicebus.management import QueueProperties, ServiceBusAdministrationClient
 
 from cloudq.driver import Queue
 from cloudq_servicebus.errors import translate
-from cloudq_servicebus.facts import SERVICEBUS
 from cloudq_servicebus.options import Options, development
+from cloudq_servicebus.settings import settings
 
 if TYPE_CHECKING:
     from azure.identity import DefaultAzureCredential
 
 T = TypeVar("T")
-
-#: The net behind cloudq's own limit, for queues that are made here: far beyond any default policy.
-_NET = 45
-#: docs, message expiration: a week, and then the dead-letter queue, which keeps for ever.
-_RETENTION = timedelta(days=7)
-#: docs, duplicate detection: 20 s to 7 d.
-_WINDOWS = (20.0, 7 * 86400.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +72,26 @@ class Administration:
 
     async def create(self, name: str, queue: Queue) -> bool:
         """Make the queue; False when it is there."""
-        # A copy for a later attempt is made again after a kill, under the same id.
-        window = min(max(queue.dedup or SERVICEBUS.copies or 0.0, _WINDOWS[0]), _WINDOWS[1])
 
         def make() -> bool:
             try:
-                self._client.create_queue(
-                    name,
-                    lock_duration=timedelta(seconds=math.ceil(queue.lease)),
-                    requires_session=queue.ordered,
-                    requires_duplicate_detection=True,
-                    duplicate_detection_history_time_window=timedelta(seconds=window),
-                    max_delivery_count=_NET,
-                    default_message_time_to_live=_RETENTION,
-                    dead_lettering_on_message_expiration=True,
-                )
+                self._client.create_queue(name, **settings(queue))
             except ResourceExistsError:
                 return False
             return True
 
         return await self._do(name, make)
+
+    async def read(self, name: str) -> QueueProperties | None:
+        """Return how the queue is made; None when there is none."""
+
+        def get() -> QueueProperties | None:
+            try:
+                return self._client.get_queue(name)
+            except ResourceNotFoundError:
+                return None
+
+        return await self._do(name, get)
 
     async def counts(self, name: str) -> Counts:
         """Count what is in a queue."""

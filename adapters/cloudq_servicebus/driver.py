@@ -20,9 +20,9 @@ from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceivedMessage, 
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
 from cloudq.clock import Clock
-from cloudq.driver import Burial, Delivery, Limits, Outgoing, Part, Queue, Release, Settled, Stats
+from cloudq.driver import Burial, Check, Declared, Delivery, Limits, Outgoing, Part, Queue, Release, Settled, Stats
 from cloudq.errors import AccessDenied, DriverError, Refused, Unavailable
-from cloudq_servicebus import messages
+from cloudq_servicebus import inspection, messages
 from cloudq_servicebus.administration import Administration
 from cloudq_servicebus.errors import ENOUGH, short_lock, translate
 from cloudq_servicebus.facts import SERVICEBUS
@@ -319,6 +319,19 @@ class ServiceBusDriver:
         self._usable()
         mains = (queue for queue in queues if queue.part is Part.MAIN)
         return [queue for queue in mains if await self._administration.create(self._options.name(queue), queue)]
+
+    async def inspect(self, queues: Sequence[Declared]) -> Sequence[Check]:
+        """GetQueue of the administration, for each. The right to manage is needed (docs, authentication and authorization)."""
+        self._usable()
+        found: list[Check] = []
+        for declared in queues:
+            if declared.queue.part is Part.MAIN:
+                name = self._options.name(declared.queue)
+                try:
+                    found += inspection.compare(name, declared.queue, await self._administration.read(name))
+                except DriverError as error:
+                    found.append(Check.untold(name, "all settings", "readable", str(error)))
+        return found
 
     def unwrap(self, kind: type[T]) -> T:
         """The client: `unwrap(azure.servicebus.aio.ServiceBusClient)`. Do not close it."""

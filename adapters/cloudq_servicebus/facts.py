@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from cloudq.driver import Limits
-from cloudq.facts import Cost, Facts, How, Rule
+from cloudq.facts import Cost, Facts, Functions, How, Infrastructure, Rule
 
 _SCHEDULED = "SDK ServiceBusMessage.scheduled_enqueue_time_utc"
 _ABANDON = "SDK ServiceBusReceiver.abandon_message: no delay"
@@ -213,7 +213,7 @@ SERVICEBUS = Facts(
             when="of the queue",
             how=How.NATIVE,
             field="DefaultMessageTimeToLive",
-            value="P7D, with DeadLetteringOnMessageExpiration; the dead part keeps for ever",
+            value="{retention} s, with DeadLetteringOnMessageExpiration; the dead part keeps for ever",
             source="docs, message expiration",
         ),
         Rule(
@@ -235,6 +235,34 @@ SERVICEBUS = Facts(
             value="Unsupported at the enqueue",
             source="docs, queues: sessions keep an order, and share nothing",
         ),
+        Rule(
+            aspect="alarm",
+            case="oldest",
+            when="[queues.<name>.alarm] oldest",
+            how=How.COMPOSED,
+            field="Monitor ActiveMessages and CompleteMessage",
+            value="something waited all through the last {oldest} s, and nothing was completed",
+            source="docs, monitoring data reference: no metric tells an age",
+            cost="tells that a queue stands still, not that one of its tasks is late; the time is one of Monitor's windows",
+        ),
+        Rule(
+            aspect="alarm",
+            case="dead",
+            when="[queues.<name>.alarm] dead",
+            how=How.NATIVE,
+            field="Monitor DeadletteredMessages",
+            value="the number",
+            source="docs, monitoring data reference",
+        ),
+        Rule(
+            aspect="serverless",
+            case="function",
+            when="[queues.<name>.serverless]",
+            how=How.NATIVE,
+            field="Functions, serviceBusTrigger",
+            value="one message for each call",
+            source="Azure Functions docs, Service Bus trigger",
+        ),
     ),
     cost=Cost(
         unit="operations",
@@ -249,5 +277,33 @@ SERVICEBUS = Facts(
     threshold=(1, 2000),
     tells=frozenset({"unsettled", "delayed"}),
     peeks=True,
+    infrastructure=Infrastructure(
+        cloud="azure",
+        retention=(60.0, 3650 * 86_400.0),
+        dead_retention=None,
+        ordered_suffix="",
+        reserved=(),
+        ages=(60.0, 300.0, 900.0, 1800.0, 3600.0, 6 * 3600.0, 12 * 3600.0, 86_400.0),
+        functions=Functions(
+            leases=1,
+            timeout=(1.0, 600.0),
+            batch=(1, 1),
+            ordered_batch=(1, 1),
+            usual_batch=1,
+            window=(0.0, 0.0),
+            ordered_window=(0.0, 0.0),
+            concurrency=(1, 1000),
+        ),
+        sources={
+            "cloud": "choice: the name of the vendor's cloud",
+            "retention": "choice: a time to live from 1 s to for ever can be set (docs, message expiration)",
+            "dead_retention": "docs, dead-letter queues: no time to live, and no queue of its own",
+            "ordered_suffix": "none: order is a switch of the queue",
+            "reserved": "docs, quotas: none named",
+            "ages": "docs, metric alerts: windows of 1, 5, 15 and 30 min, 1, 6 and 12 h, 1 d",
+            "functions": "Azure Functions docs, host.json maxConcurrentCalls, its most is a choice; 10 min is the most on the "
+            "Consumption plan; one message for each call is a choice: a batch is settled as a whole",
+        },
+    ),
     copies=6 * 3600.0,  # choice: the default backoff of up to 4 h, a lock, and a timeout of up to two hours
 )

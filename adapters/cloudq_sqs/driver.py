@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3
@@ -21,9 +22,9 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 from cloudq.clock import Clock
-from cloudq.driver import Burial, Delivery, Limits, Moved, Outgoing, Queue, Release, Settled, Stats
+from cloudq.driver import Burial, Check, Declared, Delivery, Limits, Moved, Outgoing, Queue, Release, Settled, Stats
 from cloudq.errors import ConfigError, DriverError, OutcomeUnknown, Refused, Unavailable
-from cloudq_sqs import messages, provision
+from cloudq_sqs import inspection, messages, provision
 from cloudq_sqs.errors import LEASE_OVER, entry_failed, translate
 from cloudq_sqs.facts import SQS
 from cloudq_sqs.options import Options, is_fifo
@@ -56,7 +57,7 @@ class SQSDriver:
         self._clock = clock
         self._pid = os.getpid()
         key, secret = options.keys or (None, None)
-        session = boto3.Session(key, secret, region_name=options.region or None)
+        session = self._session = boto3.Session(key, secret, region_name=options.region or None)
         #: The region, as the SDK found it.
         self.region: str = session.region_name or ""
         if not self.region:
@@ -227,19 +228,23 @@ class SQSDriver:
 
     async def create(self, queues: Sequence[Queue]) -> Sequence[Queue]:
         """CreateQueue for what is missing, with the attributes of `provision`."""
-        return await self._provision(provision.create, queues)
-
-    async def live(self, queues: Sequence[Queue]) -> Mapping[str, Mapping[str, str]]:
-        """Return the attributes that each queue has now, by physical name; a missing queue is not in it."""
-        return await self._provision(provision.live, queues)
-
-    async def _provision(self, work: Callable[[SQSClient, Options, Sequence[Queue]], T], queues: Sequence[Queue]) -> T:
         self._usable()
+        work = partial(provision.create, self._calls, self._options, queues)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._calling, work, self._calls, self._options, queues)
+            return await asyncio.get_running_loop().run_in_executor(self._calling, work)
         except (sdk.BotoCoreError, sdk.ClientError) as error:
             operation = getattr(error, "operation_name", "CreateQueue")
             raise translate(error, operation, f"{', '.join(queue.physical for queue in queues)} in {self.region}") from error
+
+    async def inspect(self, queues: Sequence[Declared]) -> Sequence[Check]:
+        """GetQueueAttributes and ListQueueTags for each; ListEventSourceMappings where a function is declared."""
+        self._usable()
+        work = partial(inspection.inspect, self._calls, self._options, self._lambda, queues)
+        return await asyncio.get_running_loop().run_in_executor(self._calling, work)
+
+    def _lambda(self) -> Any:
+        """Return a client of Lambda, with the same credentials."""
+        return cast("Any", self._session).client("lambda", config=Config(connect_timeout=_CONNECT, read_timeout=_ANSWER))
 
     async def move_dead_letters(self, dead: Queue, queue: Queue, rate: float | None) -> None:
         """StartMessageMoveTask: at most 500 a second. `dead` must be named by the RedrivePolicy of a queue.

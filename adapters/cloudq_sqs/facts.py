@@ -7,7 +7,7 @@ the Amazon SQS Developer Guide.
 from __future__ import annotations
 
 from cloudq.driver import Limits
-from cloudq.facts import Cost, Facts, How, Rule
+from cloudq.facts import Cost, Facts, Functions, How, Infrastructure, Rule
 
 _SEND = "API SendMessage"
 _VISIBILITY = "API ChangeMessageVisibility"
@@ -226,7 +226,7 @@ SQS = Facts(
             when="of the queue",
             how=How.NATIVE,
             field="MessageRetentionPeriod",
-            value="604800 (7 d); dead part 1209600 (14 d)",
+            value="{retention}; delay part 1209600; dead part {dead_retention}",
             source="API SetQueueAttributes: 60 to 1,209,600 s",
         ),
         Rule(
@@ -249,6 +249,34 @@ SQS = Facts(
             source="guide, fair queues",
             cost="0.10 USD more per million sends with a tenant, as quoted by third parties in 2026",
         ),
+        Rule(
+            aspect="alarm",
+            case="oldest",
+            when="[queues.<name>.alarm] oldest",
+            how=How.NATIVE,
+            field="CloudWatch ApproximateAgeOfOldestMessage",
+            value="{oldest} s",
+            source="guide, CloudWatch metrics",
+            cost="what was received three times without an end is not counted any more",
+        ),
+        Rule(
+            aspect="alarm",
+            case="dead",
+            when="[queues.<name>.alarm] dead",
+            how=How.NATIVE,
+            field="CloudWatch ApproximateNumberOfMessagesVisible of <queue>-dlq",
+            value="the number",
+            source="guide, CloudWatch metrics",
+        ),
+        Rule(
+            aspect="serverless",
+            case="function",
+            when="[queues.<name>.serverless]",
+            how=How.NATIVE,
+            field="CreateEventSourceMapping",
+            value="FunctionResponseTypes ReportBatchItemFailures, always",
+            source="AWS Lambda guide, Using Lambda with Amazon SQS",
+        ),
     ),
     cost=Cost(
         unit="requests",
@@ -262,4 +290,32 @@ SQS = Facts(
     threshold=(1, 1000),
     tells=frozenset({"ready", "in_flight", "delayed"}),
     peeks=False,
+    infrastructure=Infrastructure(
+        cloud="aws",
+        retention=(60.0, 1_209_600.0),
+        dead_retention=(60.0, 1_209_600.0),
+        ordered_suffix=".fifo",
+        reserved=(),
+        ages=None,
+        functions=Functions(
+            leases=6,
+            timeout=(1.0, 900.0),
+            batch=(1, 10_000),
+            ordered_batch=(1, 10),
+            usual_batch=10,
+            window=(0.0, 300.0),
+            ordered_window=(0.0, 0.0),
+            concurrency=(2, 1000),
+        ),
+        sources={
+            "cloud": "choice: the name of the vendor's cloud",
+            "retention": "API SetQueueAttributes, MessageRetentionPeriod: 60 to 1,209,600 s",
+            "dead_retention": "as retention",
+            "ordered_suffix": "API CreateQueue: the name of a FIFO queue ends with .fifo",
+            "reserved": "API CreateQueue: none named",
+            "ages": "API PutMetricAlarm, Threshold: any number",
+            "functions": "API CreateEventSourceMapping (BatchSize, MaximumBatchingWindowInSeconds, ScalingConfig); AWS Lambda "
+            "guide: a visibility timeout of six times the function's, which is 900 s at most",
+        },
+    ),
 )

@@ -1,23 +1,19 @@
-"""Queues as this project makes them, for development and tests, and as they are, for `doctor`. Production has Terraform."""
+"""Queues as this project makes them, for development and tests; `inspection` compares with it. Production has Terraform."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from cloudq.driver import Part, Queue
+from cloudq_sqs.facts import SQS
 from cloudq_sqs.options import Options, is_fifo
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
     from types_boto3_sqs.literals import QueueAttributeNameType
-
-#: API SetQueueAttributes, MessageRetentionPeriod: a week; parts that wait or keep, the longest there is.
-_RETENTION, _LONGEST_RETENTION = 604_800, 1_209_600
-#: The net behind cloudq's own limit, for queues that are made here: far beyond any default policy.
-_NET = 45
 
 
 def attributes(queue: Queue, options: Options, dead_arn: str | None = None) -> dict[QueueAttributeNameType, str]:
@@ -25,7 +21,8 @@ def attributes(queue: Queue, options: Options, dead_arn: str | None = None) -> d
     main = queue.part is Part.MAIN
     found: dict[QueueAttributeNameType, str] = {
         "VisibilityTimeout": str(math.ceil(queue.lease)),
-        "MessageRetentionPeriod": str(_RETENTION if main else _LONGEST_RETENTION),
+        "MessageRetentionPeriod": str(math.ceil(queue.retention or SQS.limits.retention)),
+        "MaximumMessageSize": str(SQS.limits.message_bytes),
     }
     if is_fifo(queue):
         found["FifoQueue"] = "true"
@@ -38,7 +35,7 @@ def attributes(queue: Queue, options: Options, dead_arn: str | None = None) -> d
     else:
         found["KmsMasterKeyId"] = options.sse
     if main and dead_arn is not None:
-        found["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": _NET})
+        found["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": SQS.net(queue.attempts)})
     return found
 
 
@@ -48,34 +45,25 @@ def create(client: SQSClient, options: Options, queues: Sequence[Queue]) -> Sequ
     arns: dict[str, str] = {}
     for queue in sorted(queues, key=lambda queue: queue.part is not Part.DEAD):
         name = options.name(queue)
-        url = _existing(client, name)
+        url = existing(client, name)
         if url is None:
             wanted = attributes(queue, options, arns.get(queue.logical))
             url = client.create_queue(QueueName=name, Attributes=wanted)["QueueUrl"]
             made.append(queue)
         if queue.part is Part.DEAD:
-            arns[queue.logical] = _attributes(client, url, ["QueueArn"])["QueueArn"]
+            arns[queue.logical] = read(client, url, "QueueArn")["QueueArn"]
     return made
 
 
-def live(client: SQSClient, options: Options, queues: Sequence[Queue]) -> Mapping[str, Mapping[str, str]]:
-    """Read every attribute of those that exist."""
-    found: dict[str, Mapping[str, str]] = {}
-    for queue in queues:
-        url = _existing(client, options.name(queue))
-        if url is not None:
-            found[queue.physical] = _attributes(client, url, ["All"])
-    return found
-
-
-def _existing(client: SQSClient, name: str) -> str | None:
+def existing(client: SQSClient, name: str) -> str | None:
+    """Return the queue's URL; None when there is none of this name."""
     try:
         return client.get_queue_url(QueueName=name)["QueueUrl"]
     except client.exceptions.QueueDoesNotExist:
         return None
 
 
-def _attributes(client: SQSClient, url: str, names: list[str]) -> dict[str, str]:
-    asked = cast("list[QueueAttributeNameType]", names)
-    answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=asked)
+def read(client: SQSClient, url: str, name: QueueAttributeNameType) -> dict[str, str]:
+    """Return one attribute, or with "All" every one."""
+    answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=[name])
     return cast("dict[str, str]", answer["Attributes"])

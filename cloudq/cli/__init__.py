@@ -9,9 +9,11 @@ import click
 
 from cloudq.cli.check import check
 from cloudq.cli.dlq import dlq
+from cloudq.cli.doctor import doctor
 from cloudq.cli.emulate import emulate
 from cloudq.cli.enqueue import enqueue
 from cloudq.cli.explain import explain
+from cloudq.cli.infra import infra
 from cloudq.cli.pump import pump
 from cloudq.cli.queues import queues
 from cloudq.cli.worker import worker
@@ -69,6 +71,8 @@ main.add_command(enqueue)
 main.add_command(queues)
 main.add_command(dlq)
 main.add_command(check)
+main.add_command(doctor)
 main.add_command(explain)
+main.add_command(infra)
 main.add_command(pump)
 main.add_command(emulate)

@@ -46,7 +46,7 @@ def test_what_is_composed_tells_its_cost(facts):
     for rule in facts.rules:
         assert rule.source
         assert rule.cost or rule.how is not How.COMPOSED, rule
-        rule.value.format(lease=60, threshold=45, dedup=300)
+        rule.value.format(lease=60, threshold=45, dedup=300, retention=604800, dead_retention=1209600, oldest=3600)
 
 
 @provider

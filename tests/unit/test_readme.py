@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from cloudq.config import QueueSettings, Settings, WorkerSettings, load
+from cloudq.config import AlarmSettings, QueueSettings, ScaleSettings, ServerlessSettings, Settings, WorkerSettings, load
 from cloudq.envelope import Envelope
 from support.processes import environment
 
@@ -47,9 +47,10 @@ def test_the_settings_in_the_readme_are_settings(tmp_path):
 
 def test_every_setting_is_explained():
     text = (ROOT / "docs/settings.md").read_text()
-    for struct in (Settings, QueueSettings, WorkerSettings):
+    tables = ("queues", "worker", "alarm", "scale", "serverless")
+    for struct in (Settings, QueueSettings, AlarmSettings, ScaleSettings, ServerlessSettings, WorkerSettings):
         for field in msgspec.structs.fields(struct):
-            assert field.name in ("queues", "worker") or f"| `{field.name}` |" in text, field.name
+            assert field.name in tables or f"| `{field.name}` |" in text, field.name
 
 
 def test_every_field_of_the_envelope_is_explained():

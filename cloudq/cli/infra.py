@@ -1,0 +1,81 @@
+"""`cloudq infra`: what Terraform is told of the queues."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from cloudq.app import CloudQ
+from cloudq.cli.loading import APP
+from cloudq.errors import ConfigError
+from cloudq.infra import EXPORTED, describe, described, written
+from cloudq.mapping import assess
+
+#: Exit code of a finding.
+_FINDING = 3
+
+
+@click.group()
+def infra() -> None:
+    """Hand the queues of cloudq.toml to Terraform."""
+
+
+@infra.command()
+@click.argument("app", type=APP, required=False)
+@click.option("--target", help="The provider to describe. Default: that of the settings.")
+@click.option("--output", "-o", default=EXPORTED, show_default=True, help="Where to; - for standard output.")
+@click.option("--check", is_flag=True, help="Write nothing; exit code 3 when the file is not what would be written.")
+def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) -> None:
+    """Write the queues of cloudq.toml, resolved, for the modules in terraform/.
+
+    With APP, its tasks are checked too, and queues that only its tasks name are described. The file is to be committed. Exit
+    code 3 when a setting is refused.
+    """
+    app = app or CloudQ()
+    facts, names = described(app, target)
+    refused = dict.fromkeys(line.note for line in assess(app, facts, names) if line.finding)
+    if refused:
+        for note in refused:
+            click.echo(f"refused: {note}", err=True)
+        sys.exit(_FINDING)
+    document = describe(app, facts, names)
+    if output == "-":
+        click.echo(written(document), nl=False)
+    elif check:
+        _compare(Path(output), document)
+    else:
+        Path(output).write_text(written(document), encoding="utf-8")
+        click.echo(f"wrote {output}: {len(names)} queue(s) for {facts.name}, {document['config_hash'][:12]}")
+
+
+def _compare(path: Path, document: dict[str, Any]) -> None:
+    """Say in what the file differs."""
+    if not path.is_file():
+        click.echo(f"{path} does not exist. Write it: cloudq infra export", err=True)
+        sys.exit(_FINDING)
+    try:
+        found = _flat(json.loads(path.read_text(encoding="utf-8")).get("cloudq", {}))
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a file that `cloudq infra export` wrote: {error}.") from error
+    wanted = _flat(document)
+    differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    told = [key for key in differing if not key.endswith("hash")] or differing
+    for key in told:
+        click.echo(f"{path}: {key} is {found.get(key, 'missing')}, cloudq.toml says {wanted.get(key, 'nothing')}", err=True)
+    if differing:
+        click.echo(f"{path} is not what cloudq.toml says. Write it anew: cloudq infra export", err=True)
+        sys.exit(_FINDING)
+    click.echo(f"{path} is what cloudq.toml says")
+
+
+def _flat(value: object, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, each in cast("dict[str, Any]", value).items():
+        flat.update(_flat(each, f"{path}.{key}" if path else str(key)))
+    return flat

@@ -1,0 +1,79 @@
+# Grants on these topics and subscriptions, none on the project.
+
+locals {
+  topics = merge(
+    { for key, each in google_pubsub_topic.main : "main/${key}" => each.name },
+    { for key, each in google_pubsub_topic.delay : "delay/${key}" => each.name },
+    { for key, each in google_pubsub_topic.dead : "dead/${key}" => each.name },
+  )
+  subscriptions = merge(
+    { for key, each in google_pubsub_subscription.main : "main/${key}" => each.name },
+    { for key, each in google_pubsub_subscription.delay : "delay/${key}" => each.name },
+    { for key, each in google_pubsub_subscription.dead : "dead/${key}" => each.name },
+  )
+
+  publishers = merge(
+    { for pair in setproduct(keys(var.principals.producers), keys(local.topics)) : "producer ${pair[0]} ${pair[1]}" => {
+      part = pair[1], member = var.principals.producers[pair[0]]
+    } if !startswith(pair[1], "dead/") },
+    # A worker sends copies for later, forwards what is due, and gives up what failed.
+    { for pair in setproduct(keys(var.principals.workers), keys(local.topics)) : "worker ${pair[0]} ${pair[1]}" => {
+      part = pair[1], member = var.principals.workers[pair[0]]
+    } },
+    { for pair in setproduct(keys(var.principals.operators), keys(local.topics)) : "operator ${pair[0]} ${pair[1]}" => {
+      part = pair[1], member = var.principals.operators[pair[0]]
+    } if startswith(pair[1], "main/") },
+    # A function that is pushed to gives up what failed for good, and forwards nothing.
+    { for name, function in var.functions : "function ${name}" => {
+      part = "dead/${name}", member = "serviceAccount:${function.identity}"
+    } if contains(keys(local.queues), name) },
+  )
+  subscribers = merge(
+    { for pair in setproduct(keys(var.principals.workers), keys(local.topics)) : "worker ${pair[0]} ${pair[1]}" => {
+      part = pair[1], member = var.principals.workers[pair[0]]
+    } if !startswith(pair[1], "dead/") },
+    { for pair in setproduct(keys(var.principals.operators), keys(local.topics)) : "operator ${pair[0]} ${pair[1]}" => {
+      part = pair[1], member = var.principals.operators[pair[0]]
+    } if startswith(pair[1], "dead/") },
+  )
+  # doctor reads settings and grants.
+  viewers = { for pair in setproduct(keys(var.principals.operators), keys(local.topics)) : "operator ${pair[0]} ${pair[1]}" => {
+    part = pair[1], member = var.principals.operators[pair[0]]
+  } }
+}
+
+resource "google_pubsub_topic_iam_member" "publisher" {
+  for_each = local.publishers
+
+  project = var.project
+  topic   = local.topics[each.value.part]
+  role    = "roles/pubsub.publisher"
+  member  = each.value.member
+}
+
+resource "google_pubsub_subscription_iam_member" "subscriber" {
+  for_each = local.subscribers
+
+  project      = var.project
+  subscription = local.subscriptions[each.value.part]
+  role         = "roles/pubsub.subscriber"
+  member       = each.value.member
+}
+
+resource "google_pubsub_topic_iam_member" "viewer" {
+  for_each = local.viewers
+
+  project = var.project
+  topic   = local.topics[each.value.part]
+  role    = "roles/pubsub.viewer"
+  member  = each.value.member
+}
+
+resource "google_pubsub_subscription_iam_member" "viewer" {
+  for_each = local.viewers
+
+  project      = var.project
+  subscription = local.subscriptions[each.value.part]
+  role         = "roles/pubsub.viewer"
+  member       = each.value.member
+}
