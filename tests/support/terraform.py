@@ -51,6 +51,30 @@ def make_mirror(directory: Path) -> Path:
     return directory
 
 
+#: What an example's user would have to say.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "aws-minimal": {},
+    "aws-complete": {"thumbnails": {"target": "arn:aws:lambda:eu-west-1:123456789012:function:thumbs", "identity": "thumbs"}},
+    "gcp-minimal": {"project_number": "123"},
+    "gcp-complete": {
+        "project_number": "123",
+        "key": "projects/shop-production/locations/europe-west1/keyRings/shop/cryptoKeys/queues",
+        "thumbnails": {"name": "thumbs", "region": "europe-west1", "url": "https://thumbs.run.app"},
+    },
+    "azure-minimal": {},
+    "azure-complete": {
+        "key": {"id": "https://shop.vault.azure.net/keys/queues", "identity": "/identities/key"},
+        "subnet": "/subnets/queues",
+        "thumbnails": {"target": "/sites/thumbs", "identity": "00000000-0000-0000-0000-000000000001"},
+    },
+}
+MODULES = {
+    "aws": {},
+    "gcp": {"project": "shop-production", "project_number": "123"},
+    "azure": {"resource_group_name": "shop", "location": "westeurope", "namespace": "shop-production"},
+}
+
+
 @dataclass
 class Result:
     """How a command ended."""

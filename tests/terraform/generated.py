@@ -13,12 +13,20 @@ from typing import Any
 
 import hcl2
 
+from cloudq import CloudQ
 from cloudq.facts import Facts, facts_of
+from cloudq.infra import describe, described, written
 from cloudq.outcome import UNRUN_FORGIVEN
 
 ROOT = Path(__file__).parents[2]
 MODULES = ROOT / "terraform" / "modules"
 CLOUDS = {"aws": "sqs", "gcp": "pubsub", "azure": "servicebus"}
+#: What the modules' own tests are given: one queue of each kind.
+TESTED: dict[str, dict[str, Any]] = {
+    "mail": {"priorities": ["high", "normal"], "lease": "2m", "max_attempts": 8},
+    "audit": {"ordered": True},
+    "thumbs": {"lease": "2m", "serverless": {"timeout": "20s"}},
+}
 BEGIN, END = "<!-- generated: inputs and outputs -->", "<!-- /generated -->"
 
 
@@ -99,10 +107,13 @@ def _default(value: Any) -> str:
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), _bare(value))
 
 
-def written() -> dict[Path, str]:
+def generated() -> dict[Path, str]:
     """Return every generated file with what belongs into it."""
-    files = {MODULES / cloud / "limits.tf": limits(facts_of(scheme)) for cloud, scheme in CLOUDS.items()}
-    for cloud in CLOUDS:
+    files: dict[Path, str] = {}
+    for cloud, scheme in CLOUDS.items():
+        app = CloudQ(namespace="shop", queues=TESTED)
+        files[MODULES / cloud / "limits.tf"] = limits(facts_of(scheme))
+        files[MODULES / cloud / "tests" / "cloudq.json"] = written(describe(app, *described(app, scheme)))
         readme = MODULES / cloud / "README.md"
         if readme.exists():
             files[readme] = re.sub(
@@ -113,13 +124,13 @@ def written() -> dict[Path, str]:
 
 def main() -> int:
     """Write, or tell what differs."""
-    differing = [path for path, text in written().items() if not path.exists() or path.read_text() != text]
+    differing = [path for path, text in generated().items() if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv:
         for path in differing:
             print(f"{path.relative_to(ROOT)} is not what it is generated from: make terraform-docs")
         return 1 if differing else 0
     for path in differing:
-        path.write_text(written()[path])
+        path.write_text(generated()[path])
         print(f"wrote {path.relative_to(ROOT)}")
     return 0
 

@@ -1,4 +1,4 @@
-# Written by `make terraform-docs` from the facts of the adapter, by which Python refuses too. Not to be changed by hand.
+# Written by `make terraform-docs` from the facts of the adapter, by which Python refuses too.
 
 locals {
   limits = {
