@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeGuard, cast, get_args
+from typing import Any, Literal, TypeGuard, cast, get_args, get_origin
 
 import msgspec
 
@@ -145,9 +145,11 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if seconds(self.lease, "lease") < 1:
             raise ValueError(f"lease = {self.lease!r} is under one second; renewal could not keep up. Use 10s or more.")
         if "normal" not in self.priorities:
-            raise ValueError("priorities must contain 'normal': it is what a task without a priority gets.")
+            raise ValueError(
+                f"priorities = {list(self.priorities)} must contain 'normal': it is what a task without a priority gets."
+            )
         if len(set(self.priorities)) != len(self.priorities):
-            raise ValueError("priorities names one twice.")
+            raise ValueError(f"priorities = {list(self.priorities)} names one twice. Name each once.")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"max_attempts = {self.max_attempts}: a task is run at least once.")
         seconds(self.dedup, "dedup")
@@ -347,7 +349,15 @@ def _convertible(value: object, kind: Any, origin: str, path: tuple[str, ...]) -
         own = error if isinstance(error, ConfigError) else error.__cause__
         if own is not None:  # from a __post_init__ here: it names the key and the value itself
             raise ConfigError(f"{origin}: {_spelled(origin, path)}: {own}" if path else f"{origin}: {own}") from error
-        raise ConfigError(f"{origin}: {_spelled(origin, path)} = {value!r} does not fit: {error}.") from error
+        choices = ", ".join(repr(choice) for choice in _choices(kind))
+        remedy = f" Choose from {choices}." if choices else ""
+        raise ConfigError(f"{origin}: {_spelled(origin, path)} = {value!r} does not fit: {error}.{remedy}") from error
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the words that a setting takes, where it takes only some."""
+    of = get_args(kind)
+    return of if get_origin(kind) is Literal else tuple(choice for each in of for choice in _choices(each))
 
 
 def _spelled(origin: str, path: tuple[str, ...]) -> str:

@@ -96,7 +96,7 @@ locals {
       if length(owners) > 1
     ],
     [for name, queue in local.queues :
-      "queues.${name}.alarm.oldest = ${queue.alarm.oldest_seconds}s: ${local.limits.name} watches over ${join(", ", try(local.limits.ages, []))} s. Choose one of them, or 0. ${local.mend}"
+      "queues.${name}.alarm.oldest = ${queue.alarm.oldest_seconds}s: ${local.limits.name} watches over ${try(join(", ", local.limits.ages), "any time")} s. Choose one of them, or 0. ${local.mend}"
       if queue.alarm.oldest_seconds < 0 || queue.alarm.oldest_seconds > 0 && !try(contains(local.limits.ages, queue.alarm.oldest_seconds), true)
     ],
     [for name, queue in local.queues :
@@ -128,7 +128,7 @@ locals {
       if function.batch > 10 && function.window_seconds < 1
     ],
     [for name, function in local.serverless :
-      "queues.${name}.serverless.concurrency = ${function.concurrency}: ${local.limits.name} bounds the calls at once to ${join(" to ", try(local.functions.concurrency, ["nothing"]))}. Choose a number between, or leave it out. ${local.mend}"
+      "queues.${name}.serverless.concurrency = ${function.concurrency}: ${local.limits.name} bounds the calls at once to ${try(join(" to ", local.functions.concurrency), "nothing")}. Choose a number between, or leave it out. ${local.mend}"
       if function.concurrency > 0 && !try(function.concurrency >= local.functions.concurrency[0] && function.concurrency <= local.functions.concurrency[1], false)
     ],
     [for name in setsubtract(keys(local.serverless), keys(var.functions)) :
@@ -145,4 +145,16 @@ locals {
       for each in compact(concat(values(queue.names.main), [queue.names.delay, queue.names.dead])) : name if each == physical
     ]])
   }]...)
+}
+
+# Apart from the resources, whose own complaints would hide these. Its input keeps in the state what was applied.
+resource "terraform_data" "description" {
+  input = var.cloudq.config_hash
+
+  lifecycle {
+    precondition {
+      condition     = length(local.refused) == 0
+      error_message = join("\n", local.refused)
+    }
+  }
 }

@@ -13,11 +13,6 @@ output "cloudq_config" {
       dead  = google_pubsub_subscription.dead[name].id
     } }
   }
-
-  precondition {
-    condition     = length(local.refused) == 0
-    error_message = join("\n", local.refused)
-  }
 }
 
 locals {

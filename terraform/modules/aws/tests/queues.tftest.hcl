@@ -138,5 +138,5 @@ run "a_function_that_nobody_declared_is_refused" {
     functions = { mail = { target = "arn", identity = "role" } }
   }
 
-  expect_failures = [output.cloudq_config]
+  expect_failures = [terraform_data.description]
 }

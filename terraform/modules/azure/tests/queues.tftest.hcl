@@ -87,7 +87,7 @@ run "a_key_of_your_own_needs_premium" {
     encryption_key = "https://shop.vault.azure.net/keys/queues"
   }
 
-  expect_failures = [output.cloudq_config]
+  expect_failures = [terraform_data.description]
 }
 
 run "basic_is_refused" {
@@ -107,7 +107,7 @@ run "the_internet_is_kept_out_only_by_premium" {
     public_network_access = false
   }
 
-  expect_failures = [output.cloudq_config]
+  expect_failures = [terraform_data.description]
 }
 
 run "a_description_that_was_changed_by_hand_is_refused" {

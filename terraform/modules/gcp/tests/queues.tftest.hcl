@@ -98,7 +98,7 @@ run "exactly_once_cannot_be_pushed" {
     exactly_once = true
   }
 
-  expect_failures = [output.cloudq_config]
+  expect_failures = [terraform_data.description]
 }
 
 run "a_target_without_tls_is_refused" {
@@ -108,7 +108,7 @@ run "a_target_without_tls_is_refused" {
     functions = { thumbs = { target = "http://thumbs.run.app/run", identity = "push@shop-production.iam.gserviceaccount.com" } }
   }
 
-  expect_failures = [output.cloudq_config]
+  expect_failures = [terraform_data.description]
 }
 
 run "a_name_is_not_a_number" {
