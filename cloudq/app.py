@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property, partial
 from itertools import islice
@@ -205,6 +205,7 @@ class CloudQ:
                 name=full_name,
                 queue=queue,
                 policy=policy_of(retry or Backoff(), on_expiry, full_name, queue, None),
+                says_retry=retry is not None,
                 timeout=None if timeout is None else seconds(timeout, f"the timeout of the task {full_name}"),
                 isolate=isolate,
                 max_concurrency=max_concurrency,
@@ -232,6 +233,8 @@ class CloudQ:
         naming.check_name(settings.namespace, "namespace")
         for task in self.declared.as_mapping().values():
             bound = settings.queue(task.queue).max_attempts
+            if not task.says_retry:
+                task.policy = replace(task.policy, retry=_within(bound))
             policy_of(task.policy.retry, task.policy.on_expiry, task.name, task.queue, bound)
         names = {*settings.queues, *self.declared.queues()}
         naming.check_distinct(
@@ -529,3 +532,9 @@ def _module_name(function: Callable[..., Any]) -> str:
         return main.__spec__.name
     path = getattr(main, "__file__", None)
     return Path(path).stem if path else "__main__"
+
+
+def _within(bound: int | None) -> Backoff:
+    """Return the policy of a task that says nothing: the default one, with no more attempts than its queue allows."""
+    default = Backoff()
+    return default if bound is None else Backoff(max_attempts=min(default.max_attempts, bound))

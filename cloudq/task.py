@@ -186,17 +186,21 @@ class Task(Enqueueable[P], Generic[P, R]):
         queue: str,
         policy: Policy,
         timeout: float | None,
+        says_retry: bool = True,
         isolate: bool = False,
         max_concurrency: int | None = None,
         on_success: Hook | None = None,
         on_failure: Hook | None = None,
     ) -> None:
-        """`timeout` in seconds; None for a task that may run for ever. The others as in `CloudQ.task`."""
+        """`timeout` in seconds; None for a task that may run for ever. Without `says_retry`, the attempts are as many as the
+        queue allows. The others as in `CloudQ.task`.
+        """
         super().__init__(app, None, Options())
         self.function = function
         self.name = name
         self.queue = queue
         self.policy = policy
+        self.says_retry = says_retry
         self.timeout = timeout
         self.isolate = isolate
         self.max_concurrency = max_concurrency

@@ -199,8 +199,8 @@ class _One:
                 return Check.compare(self.name, setting, declared=True, live=True, why="", mend="")
             return Check.untold(self.name, setting, "True", str(translate(error, "GetIamPolicy", resource)))
         granted = any(binding.role == role and any(_AGENT.fullmatch(m) for m in binding.members) for binding in policy.bindings)
-        if self.options.plain and not policy.bindings:
-            granted = True
+        if self.options.plain and "cloudq-config" not in self.labels:
+            granted = True  # made for development on an emulator, which asks nobody
         kind = "topics" if "/topics/" in resource else "subscriptions"
         return Check.compare(
             self.name,

@@ -1,4 +1,4 @@
-"""The modules and examples as Terraform sees them: layout, validity, their own tests, a plan; and what a program writes there."""
+"""The modules and examples as Terraform sees them: layout, validity, their own tests, a plan; and what a program writes."""
 
 from __future__ import annotations
 

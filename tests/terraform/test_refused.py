@@ -1,7 +1,7 @@
 """What cannot be is refused three times: by `cloudq check`, by `cloudq infra export`, and by Terraform if it gets that far.
 
-Each message names the setting, the value, the limit and what to do. What reaches Terraform is a description that somebody changed
-after the export; its hash is made right again, so that each rule is seen by itself.
+Each message names the setting, the value, the limit and what to do. What reaches Terraform is a description that somebody
+changed after the export; its hash is made right again, so that each rule is seen by itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ BAD = {
         ("queues.mail.retention", "15d|1296000s", "14d|1209600s|1.2096e", "Choose|Change"),
     ),
     "retention too short": Bad(
-        "pubsub", 'retention = "5m"', {"retention_seconds": 300}, ("queues.mail.retention", "5m|300s", "10m|600s", "Choose|Change")
+        "pubsub", 'retention = "5m"', {"retention_seconds": 300},
+        ("queues.mail.retention", "5m|300s", "10m|600s", "Choose|Change"),
     ),
     "dead retention too long": Bad(
         "pubsub", 'dead_retention = "60d"', {"dead_retention_seconds": 5_184_000},
@@ -82,7 +83,8 @@ BAD = {
         ("queues.(mail|audit).dedup", "60m|3600s", "5m|300s", "Choose that"), ordered=True,
     ),
     "a window that is too long": Bad(
-        "servicebus", 'dedup = "8d"', {"dedup_seconds": 691_200}, ("queues.mail.dedup", "8d|691200s", "7d|604800s", "Choose that")
+        "servicebus", 'dedup = "8d"', {"dedup_seconds": 691_200},
+        ("queues.mail.dedup", "8d|691200s", "7d|604800s", "Choose that"),
     ),
     "no normal priority": Bad(
         "sqs", 'priorities = ["high"]', {"names": {"main": {"high": "shop-mail-high"}, "delay": "d", "dead": "e"}},

@@ -12,7 +12,8 @@ What it does not imitate:
 - It keeps nothing: when it ends, the messages are gone.
 - It is one server: a message is delivered once unless a deadline ends, at once, and without a key in the order of publication;
   `delivery_attempt` is exact; a late acknowledgement never counts. The service promises none of that.
-- No IAM, no encryption, no quotas, no schemas, no message transforms, no exports to BigQuery or Cloud Storage, no monitoring.
+- IAM policies are kept and given back, and hinder nobody. No encryption, no quotas, no schemas, no message transforms, no
+  exports to BigQuery or Cloud Storage, no monitoring.
 - The retention of topics is not imitated, and a list is always one page. Snapshots do not expire.
 - Subscriptions do not expire; settings take effect at once. Pushes start at full rate and never back off by themselves.
 - Throttling and failures come only from a fault plan.

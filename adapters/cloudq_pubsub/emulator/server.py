@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import msgspec
+from google.iam.v1 import iam_policy_pb2  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  has none
 from google.pubsub_v1 import types
 
 from cloudq.clock import Clock
@@ -45,6 +46,7 @@ _SUBSCRIBER = {
     "DeleteSnapshot": types.DeleteSnapshotRequest,
     "Seek": types.SeekRequest,
 }
+_IAM = {"GetIamPolicy": iam_policy_pb2.GetIamPolicyRequest, "SetIamPolicy": iam_policy_pb2.SetIamPolicyRequest}
 #: Where the server answers about itself: JSON in, JSON out.
 TOOLS = "cloudq.emulator.Tools"
 _OPTIONS = [
@@ -79,10 +81,17 @@ class Server(EmulatorServer):
     async def listen(self) -> int:
         """Take connections."""
         server = self._server = grpc.aio.server(options=_OPTIONS)
-        for service, table in (("google.pubsub.v1.Publisher", _PUBLISHER), ("google.pubsub.v1.Subscriber", _SUBSCRIBER)):
+        tables: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("google.pubsub.v1.Publisher", _PUBLISHER),
+            ("google.pubsub.v1.Subscriber", _SUBSCRIBER),
+            ("google.iam.v1.IAMPolicy", _IAM),
+        )
+        for service, table in tables:
             handlers = {
                 name: grpc.unary_unary_rpc_method_handler(
-                    self._unary(name, getattr(self.service, name)), raw(kind).FromString, _serialized
+                    self._unary(name, getattr(self.service, name)),
+                    raw(kind).FromString,
+                    _serialized,
                 )
                 for name, kind in table.items()
             }

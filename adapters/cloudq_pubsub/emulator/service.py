@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
+from google.iam.v1 import policy_pb2  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  has none
 from google.protobuf import empty_pb2, field_mask_pb2
 from google.pubsub_v1 import types
 from google.rpc import code_pb2, error_details_pb2, status_pb2  # pyright: ignore[reportMissingTypeStubs]  has none
@@ -37,8 +38,8 @@ Empty = empty_pb2.Empty
 
 
 def raw(kind: Any) -> Any:
-    """Return the protocol buffer class inside one of the SDK's types."""
-    return kind.pb()
+    """Return the protocol buffer class inside one of the SDK's types; those of IAM are such classes themselves."""
+    return kind.pb() if hasattr(kind, "pb") else kind
 
 
 _Received, _Pulled, _Streamed = raw(types.ReceivedMessage), raw(types.PullResponse), raw(types.StreamingPullResponse)
@@ -81,10 +82,28 @@ class Service:
         self.topics: dict[str, Any] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.snapshots: dict[str, Snapshot] = {}
+        self.policies: dict[str, Any] = {}
         #: Called with a subscription that has, or may have, something to give.
         self.on_available: Callable[[Subscription], None] = lambda _: None
         self._ids = itertools.count(1)
         self._changed: dict[Subscription, asyncio.Event] = {}
+
+    # Grants -----------------------------------------------------------------------------------------------------------
+
+    async def GetIamPolicy(self, request: Any, _: Any) -> Any:
+        """API IAMPolicy. A grant is kept, and has no effect."""
+        self._granted(request.resource)
+        return self.policies.get(request.resource, policy_pb2.Policy())
+
+    async def SetIamPolicy(self, request: Any, _: Any) -> Any:
+        """API IAMPolicy. The whole policy is replaced; its etag is not looked at."""
+        self._granted(request.resource)
+        self.policies[request.resource] = request.policy
+        return request.policy
+
+    def _granted(self, resource: str) -> None:
+        if resource not in self.topics and resource not in self.subscriptions:
+            raise Refusal(grpc.StatusCode.NOT_FOUND, f"Resource not found (resource={resource}).")
 
     # Topics -----------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ What it does not imitate:
 
 - It keeps nothing: when it ends, the messages are gone.
 - It is one server: order is that of arrival, counts are exact and at once, settings take effect at once.
-- Topics, subscriptions, rules, forwarding, transactions, partitions, TLS, web sockets.
+- Forwarding, a status other than Active and deletion of what is idle are kept as they are set, and have no effect.
+- Topics, subscriptions, rules, transactions, partitions, TLS, web sockets.
 - Tokens are not checked, nor is who may do what; throttling and quotas come only from a fault plan.
 - How the service sequences the refusal of a link, and which status codes stand beside its conditions, was not seen.
 

@@ -1,7 +1,7 @@
 """The administration of queues over HTTP, as azure-servicebus 7.15 asks for it: Atom entries that hold a QueueDescription.
 
 Source: SDK `management/_generated` (operations and models); docs, "Service Bus management REST API". PUT, GET and DELETE of a
-queue, and the list of all; the counts of the runtime come with a GET.
+queue (a PUT with If-Match changes it), and the list of all; the counts of the runtime come with a GET.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ _NOW = "2024-05-01T00:00:00Z"
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
 #: What the service calls for ever (docs, message expiration: TimeSpan.MaxValue).
 _EVER = "P10675199DT2H48M5.4775807S"
+
+
+#: What is given back as it was set, and has no effect.
+_KEPT = ("AutoDeleteOnIdle", "ForwardTo", "ForwardDeadLetteredMessagesTo", "Status")
 
 
 class Admin(asyncio.Protocol):
@@ -61,14 +65,15 @@ class Admin(asyncio.Protocol):
             body = bytes(self._buffer[end + 4 : end + 4 + length])
             del self._buffer[: end + 4 + length]
             method, target, _ = head.split("\r\n", 1)[0].split(" ", 2)
-            status, answer = self._answer(method, unquote(urlsplit(target).path).strip("/"), body)
+            changes = re.search(r"(?im)^if-match:", head) is not None
+            status, answer = self._answer(method, unquote(urlsplit(target).path).strip("/"), body, changes=changes)
             self._server.asked()
             self._socket.write(
                 f"HTTP/1.1 {status} -\r\nContent-Type: application/atom+xml\r\nContent-Length: {len(answer)}\r\n\r\n".encode()
                 + answer
             )
 
-    def _answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+    def _answer(self, method: str, path: str, body: bytes, *, changes: bool) -> tuple[int, bytes]:
         if path == "$emulator":
             return 200, json.dumps(self._tools(json.loads(body or b"{}"))).encode()
         if path.lower() == "$resources/queues":
@@ -76,13 +81,15 @@ class Admin(asyncio.Protocol):
             return 200, f'<feed xmlns="{_ATOM}"><title type="text">Queues</title>{entries}</feed>'.encode()
         queue = self._server.queues.get(path.lower())
         if method == "PUT":
-            if queue is not None:
+            if queue is not None and not changes:
                 return 409, _error(409, f"SubCode=40900. Conflict: the entity {path} exists.")
             try:
-                queue = self._server.create(_settings(path, body))
+                settings = _settings(path, body)
+                if queue is not None:
+                    queue.change(settings)
             except ValueError as error:
                 return 400, _error(400, str(error))
-            return 201, _entry(queue).encode()
+            return 200 if queue is not None else 201, _entry(queue or self._server.create(settings)).encode()
         if queue is None:
             # As the service has it: a GET of nothing is an empty feed, which the SDK takes for "not found".
             return (200, f'<feed xmlns="{_ATOM}"></feed>'.encode()) if method == "GET" else (404, _error(404, f"no {path}"))
@@ -123,6 +130,7 @@ def _settings(name: str, body: bytes) -> Settings:
         window=seconds("DuplicateDetectionHistoryTimeWindow", 600.0),
         ttl=seconds("DefaultMessageTimeToLive", float("inf")),
         dead_letter_expired=found.get("DeadLetteringOnMessageExpiration") == "true",
+        kept={name: found[name] for name in _KEPT if found.get(name)},
     )
     if not 0 < settings.lock <= LONGEST_LOCK:
         raise ValueError(f"LockDuration is {settings.lock:g} s; at most {LONGEST_LOCK:g} s are allowed.")
@@ -149,6 +157,7 @@ def _entry(queue: Queue) -> str:
         "SizeInBytes": str(sum(stored.size for stored in queue.messages.values())),
         "MessageCount": str(total),
         "Status": "Active",
+        **settings.kept,
         "CreatedAt": _NOW,
         "UpdatedAt": _NOW,
         "AccessedAt": _NOW,

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -47,6 +47,8 @@ class Settings:
     window: float = WINDOW
     ttl: float = float("inf")
     dead_letter_expired: bool = False
+    #: What is given back as it was set, and has no effect: by the names of a QueueDescription.
+    kept: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +106,15 @@ class Queue:
         self._ids: OrderedDict[str, float] = OrderedDict()
         self._sequences = itertools.count(1)
         self._ties = itertools.count()
+
+    def change(self, settings: Settings) -> None:
+        """Take other settings, for what is sent and received from now on. ValueError: one of those is fixed."""
+        for name in ("sessions", "dedup"):
+            if getattr(settings, name) != getattr(self.settings, name):
+                raise ValueError(f"SubCode=40000. {name} of {self.name} cannot be changed.")
+        self.settings = settings
+        if self.dead is not None:
+            self.dead.settings = settings
 
     # Sending ----------------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,10 @@ host:port of a Service Bus administration. Without the variable of a provider, i
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
+import threading
 from typing import Any
 
 State = dict[str, Any]
@@ -35,11 +37,15 @@ class Live:
         self.provider = provider
         self._queues: dict[str, Any] = {}
         if url := os.environ.get("CLOUDQ_STANDIN_AWS"):
-            sqs = _Sqs(url)
+            sqs = _Sqs(url, provider.get("region") or "us-east-1")
+            self._queues["aws_lambda_event_source_mapping"] = _Mapping(url, provider.get("region") or "us-east-1")
             self._queues["aws_sqs_queue"] = sqs
             self._queues.update({kind: _SqsDocument(sqs, *names) for kind, names in _SQS_DOCUMENTS.items()})
         if os.environ.get("PUBSUB_EMULATOR_HOST"):
-            self._queues.update({"google_pubsub_topic": _Topic(), "google_pubsub_subscription": _Subscription()})
+            topics, subscriptions = _Topic(), _Subscription()
+            self._queues.update({"google_pubsub_topic": topics, "google_pubsub_subscription": subscriptions})
+            self._queues["google_pubsub_topic_iam_member"] = _Member(topics.client, "topic")
+            self._queues["google_pubsub_subscription_iam_member"] = _Member(subscriptions.client, "subscription")
         if admin := os.environ.get("CLOUDQ_STANDIN_SERVICEBUS"):
             self._queues["azurerm_servicebus_queue"] = _ServiceBusQueue(admin)
 
@@ -77,12 +83,8 @@ def _same(live: str | None, prior: str | None) -> str | None:
 
 
 class _Sqs:
-    def __init__(self, url: str) -> None:
-        import boto3
-
-        self.client = boto3.client(
-            "sqs", endpoint_url=url, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
+    def __init__(self, url: str, region: str) -> None:
+        self.client = _aws("sqs", url, region)
 
     def create(self, state: State) -> State:
         url = self.client.create_queue(
@@ -124,6 +126,40 @@ class _Sqs:
         elif isinstance(state.get("sqs_managed_sse_enabled"), bool):
             wanted["SqsManagedSseEnabled"] = str(state["sqs_managed_sse_enabled"]).lower()
         return wanted
+
+
+def _aws(service: str, url: str, region: str) -> Any:
+    import boto3
+
+    return boto3.client(service, endpoint_url=url, region_name=region, aws_access_key_id="test", aws_secret_access_key="test")
+
+
+class _Mapping:
+    """An event source mapping, as far as the tests look at it."""
+
+    def __init__(self, url: str, region: str) -> None:
+        self.client = _aws("lambda", url, region)
+
+    def create(self, state: State) -> State:
+        made = self.client.create_event_source_mapping(
+            EventSourceArn=state["event_source_arn"],
+            FunctionName=state["function_name"],
+            BatchSize=int(state["batch_size"]),
+            FunctionResponseTypes=state["function_response_types"],
+        )
+        return {"id": made["UUID"], "uuid": made["UUID"]}
+
+    def read(self, state: State) -> State | None:
+        found = self.client.list_event_source_mappings(EventSourceArn=state["event_source_arn"])["EventSourceMappings"]
+        live = [each for each in found if each["UUID"] == state["id"]]
+        return {"function_response_types": live[0].get("FunctionResponseTypes") or []} if live else None
+
+    def update(self, prior: State, state: State) -> State:
+        self.client.update_event_source_mapping(UUID=prior["id"], FunctionResponseTypes=state["function_response_types"])
+        return {}
+
+    def delete(self, state: State) -> None:
+        self.client.delete_event_source_mapping(UUID=state["id"])
 
 
 class _SqsDocument:
@@ -258,6 +294,44 @@ class _Subscription:
         return wanted
 
 
+class _Member:
+    """One grant on a topic or a subscription. Terraform makes several at once, and each is a change of the whole policy."""
+
+    _LOCK = threading.Lock()
+
+    def __init__(self, client: Any, kind: str) -> None:
+        self.client, self.kind = client, kind
+
+    def create(self, state: State) -> State:
+        with self._LOCK:
+            policy = self._policy(state)
+            policy.bindings.add(role=state["role"], members=[state["member"]])
+            self.client.set_iam_policy(request={"resource": self._resource(state), "policy": policy})
+        return {"id": f"{self._resource(state)}/{state['role']}/{state['member']}"}
+
+    def read(self, state: State) -> State | None:
+        bindings = self._policy(state).bindings
+        return {} if any(each.role == state["role"] and state["member"] in each.members for each in bindings) else None
+
+    def update(self, prior: State, state: State) -> State:
+        return self.create(state)
+
+    def delete(self, state: State) -> None:
+        with self._LOCK:
+            policy = self._policy(state)
+            kept = [each for each in policy.bindings if not (each.role == state["role"] and state["member"] in each.members)]
+            del policy.bindings[:]
+            policy.bindings.extend(kept)
+            self.client.set_iam_policy(request={"resource": self._resource(state), "policy": policy})
+
+    def _policy(self, state: State) -> Any:
+        return self.client.get_iam_policy(request={"resource": self._resource(state)})
+
+    def _resource(self, state: State) -> str:
+        name = state[self.kind].rpartition("/")[2]
+        return f"projects/{state['project']}/{self.kind}s/{name}"
+
+
 class _ServiceBusQueue:
     _SETTINGS = {
         "lock_duration": "lock_duration",
@@ -295,7 +369,13 @@ class _ServiceBusQueue:
             live = self.client.get_queue(state["name"])
         except ResourceNotFoundError:
             return None
-        return {name: getattr(live, native) for name, native in self._SETTINGS.items()}
+        return {name: self._told(getattr(live, native)) for name, native in self._SETTINGS.items()}
+
+    def _told(self, value: Any) -> Any:
+        """Give durations back as Azure does: in the largest units that say them."""
+        import isodate
+
+        return isodate.duration_isoformat(value) if isinstance(value, datetime.timedelta) else value
 
     def update(self, prior: State, state: State) -> State:
         live = self.client.get_queue(state["name"])
