@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What a queue has of its own accord where nothing is said (API SetQueueAttributes).
 _UNSAID = {"FifoQueue": "false", "DelaySeconds": "0"}
+#: What older versions of the Terraform provider set at the most.
+_ENOUGH = 262_144
 _WHY = {
     "VisibilityTimeout": "other receivers, functions above all, get a task again while it runs, or wait too long after a crash",
     "MessageRetentionPeriod": "a task is deleted at the end of it, whether it was run or not",
@@ -85,6 +87,9 @@ class _One:
     def settings(self, wanted: Answer, options: Options) -> list[Check]:
         """Compare what CreateQueue sets."""
         kept = {key: value for key, value in wanted.items() if key in _WHY} | {"DelaySeconds": "0"}
+        size = int(self.live.get("MaximumMessageSize", 0))
+        if size >= _ENOUGH:
+            kept["MaximumMessageSize"] = str(size)
         kept.setdefault("FifoQueue", "false")
         found = [
             self._compare(key, value, self.live.get(key, _UNSAID.get(key, "-")), _WHY[key])

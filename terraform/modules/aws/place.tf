@@ -1,4 +1,16 @@
-# Where the queues are: the provider's account and region. Nothing else is asked for on AWS.
+# Where the queues are: the provider's account and region.
+
+variable "max_message_bytes" {
+  description = "The largest message. Versions of the provider before 6.8 refuse more than 262144: set that there, and larger tasks are refused at the enqueue."
+  type        = number
+  default     = 1048576
+  nullable    = false
+
+  validation {
+    condition     = var.max_message_bytes >= 262144 && var.max_message_bytes <= local.limits.message_bytes
+    error_message = "max_message_bytes = ${var.max_message_bytes}: ${local.limits.name} takes up to ${local.limits.message_bytes}, and cloudq wants 262144 at the least. Choose a number between."
+  }
+}
 
 data "aws_caller_identity" "current" {}
 

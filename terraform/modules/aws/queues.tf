@@ -15,7 +15,7 @@ resource "aws_sqs_queue" "dead" {
   visibility_timeout_seconds = each.value.lease_seconds
   # Longer than its queue's: a message that SQS moves by itself keeps the time at which it was sent.
   message_retention_seconds = each.value.dead_retention_seconds
-  max_message_size          = local.limits.message_bytes
+  max_message_size          = var.max_message_bytes
   # null, not false, beside a key of your own: the two contradict.
   sqs_managed_sse_enabled = var.encryption_key == null ? true : null
   kms_master_key_id       = var.encryption_key
@@ -29,7 +29,7 @@ resource "aws_sqs_queue" "main" {
   fifo_queue                 = local.queues[each.value.queue].ordered
   visibility_timeout_seconds = local.queues[each.value.queue].lease_seconds
   message_retention_seconds  = local.queues[each.value.queue].retention_seconds
-  max_message_size           = local.limits.message_bytes
+  max_message_size           = var.max_message_bytes
   sqs_managed_sse_enabled    = var.encryption_key == null ? true : null
   kms_master_key_id          = var.encryption_key
   tags                       = local.tags[each.value.queue]
@@ -42,7 +42,7 @@ resource "aws_sqs_queue" "delay" {
   name                       = each.value.names.delay
   visibility_timeout_seconds = each.value.lease_seconds
   message_retention_seconds  = each.value.delay_retention_seconds
-  max_message_size           = local.limits.message_bytes
+  max_message_size           = var.max_message_bytes
   sqs_managed_sse_enabled    = var.encryption_key == null ? true : null
   kms_master_key_id          = var.encryption_key
   tags                       = local.tags[each.key]

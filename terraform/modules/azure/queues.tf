@@ -19,13 +19,9 @@ resource "azurerm_servicebus_namespace" "this" {
     trusted_services_allowed      = false
   }
 
-  dynamic "identity" {
-    for_each = compact([var.encryption_identity])
-
-    content {
-      type         = "UserAssigned"
-      identity_ids = [identity.value]
-    }
+  identity {
+    type         = var.encryption_identity == null ? "SystemAssigned" : "UserAssigned"
+    identity_ids = var.encryption_identity == null ? null : [var.encryption_identity]
   }
 
   dynamic "customer_managed_key" {
