@@ -177,7 +177,9 @@ def test_aws_minimal_with_the_real_provider(tmp_path, shop, moto):
     )
     main = made.directory / "main.tf"
     # This version of the provider takes no more, and says so.
-    main.write_text(main.read_text().replace("  cloudq = var.cloudq\n", "  cloudq            = var.cloudq\n  max_message_bytes = 262144\n"))
+    main.write_text(
+        main.read_text().replace("  cloudq = var.cloudq\n", "  cloudq            = var.cloudq\n  max_message_bytes = 262144\n")
+    )
     made.init()
     made.run("validate", "-no-color").ok()
     made.apply(timeout=300)

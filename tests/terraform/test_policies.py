@@ -34,12 +34,24 @@ def test_nothing_is_found(terraform, example, report):
     made.plan()
     (made.directory / "plan.json").write_text(made.run("show", "-json", "plan.bin").ok())
     skipped = SKIPPED.get(example, {})
-    words = [str(checkov), "--file", "plan.json", "--framework", "terraform_plan", "--skip-download", "--quiet", "--output", "json"]
+    words = [
+        str(checkov),
+        "--file",
+        "plan.json",
+        "--framework",
+        "terraform_plan",
+        "--skip-download",
+        "--quiet",
+        "--output",
+        "json",
+    ]
     if skipped:
         words += ["--skip-check", ",".join(skipped)]
     done = subprocess.run(words, check=False, capture_output=True, text=True, cwd=made.directory, timeout=110)
     said = json.loads(done.stdout)
     failed = [(each["check_id"], each["resource"]) for each in said["results"]["failed_checks"]]
-    report(f"checkov on {example}: {said['summary']['passed']} passed, {len(failed)} failed, {len(skipped)} skipped with a reason")
+    report(
+        f"checkov on {example}: {said['summary']['passed']} passed, {len(failed)} failed, {len(skipped)} skipped with a reason"
+    )
     assert failed == []
     assert said["summary"]["passed"] >= 1

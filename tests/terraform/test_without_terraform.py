@@ -1,4 +1,4 @@
-"""What can be held against the providers' schemas where there is no terraform: every argument and block that is written exists."""
+"""Held against the providers' schemas where there is no terraform: every argument and block that is written exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def schemas() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for file in SCHEMAS.glob("*.json"):
         for provider in json.loads(file.read_text())["provider_schemas"].values():
-            found |= provider["resource_schemas"] | {f"data.{name}": each for name, each in provider["data_source_schemas"].items()}
+            found |= provider["resource_schemas"] | {
+                f"data.{name}": each for name, each in provider["data_source_schemas"].items()
+            }
     return found
 
 

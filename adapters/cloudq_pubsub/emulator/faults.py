@@ -42,6 +42,8 @@ class Requests:
     """What arrived, by method, and what would be billed for it."""
 
     by_method: Counter[str] = field(default_factory=Counter[str])
+    #: By method and the name of the topic or subscription that it is about: what a role must allow.
+    by_resource: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     #: Bytes, published and delivered.
     published: int = 0
     delivered: int = 0

@@ -132,6 +132,7 @@ class Server(EmulatorServer):
     def _unary(self, name: str, method: _Method) -> _Method:
         async def answer(request: Any, context: Any) -> Any:
             self._count(name)
+            self.requests.by_resource[name, _resource_of(request)] += 1
             fault = self.plan.next(name)
             failed: dict[str, str] = {}
             if fault is not None and fault.ids:
@@ -229,3 +230,13 @@ def _hold_back(request: Any, fault: Fault) -> dict[str, str]:
     del request.ack_ids[:]
     request.ack_ids.extend(ack_id for position, ack_id in enumerate(ids) if position not in fault.ids)
     return {ack_id: fault.reason for position, ack_id in enumerate(ids) if position in fault.ids}
+
+
+def _resource_of(request: Any) -> str:
+    """Return the name of the topic or subscription that a request is about: kind and last part."""
+    for name in ("subscription", "topic", "resource", "name"):
+        found = getattr(request, name, "")
+        named = found if isinstance(found, str) else getattr(found, "name", "")
+        if named:
+            return "/".join(named.split("/")[-2:])
+    return ""

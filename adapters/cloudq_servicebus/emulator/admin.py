@@ -79,6 +79,7 @@ class Admin(asyncio.Protocol):
         if path.lower() == "$resources/queues":
             entries = "".join(_entry(queue) for queue in self._server.queues.values())
             return 200, f'<feed xmlns="{_ATOM}"><title type="text">Queues</title>{entries}</feed>'.encode()
+        self._server.requests.by_claim["Manage", path] += 1
         queue = self._server.queues.get(path.lower())
         if method == "PUT":
             if queue is not None and not changes:

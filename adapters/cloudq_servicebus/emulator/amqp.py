@@ -148,6 +148,8 @@ class Connection(asyncio.Protocol):
                 link.flow(_CREDIT)
             return
         fault = self._server.ask_for("attach")
+        # Where the client listens, the link sends here.
+        self._server.requests.by_claim["Listen" if link.is_sender else "Send", node.partition("/$")[0]] += 1
         if fault is not None and fault.kind in ("drop", "lost"):
             self.cut()
             return

@@ -34,6 +34,8 @@ class Requests:
     """What was asked, by action, and what lies between the first delivery and the last settlement of a backlog."""
 
     by_action: Counter[str] = field(default_factory=Counter[str])
+    #: By the claim that is needed (Send, Listen, Manage) and the name of the queue.
+    by_claim: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     connections: int = 0
     #: On the machine's monotonic clock.
     first_delivery: float | None = None

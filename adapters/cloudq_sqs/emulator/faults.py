@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
@@ -41,6 +41,8 @@ class Requests:
     by_action: Counter[str] = field(default_factory=Counter[str])
     billed: int = 0
     by_caller: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter[str]))
+    #: By action and the name of the queue that it is about: what a policy must allow.
+    by_queue: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     #: Receives that brought nothing.
     empty: int = 0
     #: When the first message was received and the last one deleted, on the machine's monotonic clock: between them lies the
@@ -55,8 +57,9 @@ class Requests:
         elif action.startswith("DeleteMessage"):
             self.last_delete = now
 
-    def count(self, action: str, caller: str, length: int) -> None:
-        """Count one request with a body of `length` bytes."""
+    def count(self, action: str, caller: str, length: int, queues: Iterable[str] = ()) -> None:
+        """Count one request with a body of `length` bytes, about these queues."""
+        self.by_queue.update((action, queue) for queue in queues)
         self.by_action[action] += 1
         self.by_caller[caller][action] += 1
         self.billed += max(1, -(-length // CHUNK))

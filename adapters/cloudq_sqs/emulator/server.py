@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ _MOVE_TIMES = {
 }  # fmt: skip
 #: Where the server answers about itself.
 _TOOLS = "/_emulator/"
+_NAMED = re.compile(rb'"(?:QueueUrl|QueueName|SourceArn|DestinationArn)":\s*"([^"]+)"')
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -107,7 +109,7 @@ class Server(EmulatorServer):
     def answer(self, action: str, caller: str, region: str, body: bytes) -> tuple[int, Answer | Wait, Fault | None]:
         """Carry out one request: status, answer, and what should go wrong with the answering."""
         self.asked()
-        self.requests.count(action, caller, len(body))
+        self.requests.count(action, caller, len(body), _queues_of(body))
         fault = self.plan.next(action)
         try:
             if fault is not None and fault.kind == "reset" and not fault.entries:
@@ -370,3 +372,8 @@ def _hold_back(request: Answer, fault: Fault | None) -> Sequence[Answer]:
     held = [entry for position, entry in enumerate(entries) if position in fault.entries]
     request["Entries"] = [entry for position, entry in enumerate(entries) if position not in fault.entries]
     return held
+
+
+def _queues_of(body: bytes) -> list[str]:
+    """Return the names of the queues that a request is about. SDKs write them before everything that is long."""
+    return [re.split("[/:]", name.decode())[-1] for name in _NAMED.findall(body[:1000])]

@@ -13,9 +13,11 @@ locals {
     ]
     worker = [
       {
-        actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "GetQueueUrl", "ReceiveMessage", "SendMessage"]
+        actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueUrl", "ReceiveMessage", "SendMessage"]
         on      = concat(local.arns.main, local.arns.delay)
       },
+      # How much is hidden in the delay part decides how it is hidden.
+      { actions = ["GetQueueAttributes"], on = local.arns.delay },
       { actions = ["GetQueueUrl", "SendMessage"], on = local.arns.dead },
     ]
     operator = [
@@ -23,8 +25,8 @@ locals {
       { actions = ["GetQueueAttributes", "GetQueueUrl", "ListQueueTags"], on = local.arns.delay },
       {
         actions = [
-          "ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "GetQueueUrl", "ListQueueTags", "ReceiveMessage",
-          "StartMessageMoveTask",
+          "ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "GetQueueUrl", "ListMessageMoveTasks", "ListQueueTags",
+          "ReceiveMessage", "StartMessageMoveTask",
         ]
         on = local.arns.dead
       },

@@ -36,10 +36,16 @@ locals {
       part = pair[1], member = var.principals.operators[pair[0]]
     } if startswith(pair[1], "dead/") },
   )
-  # doctor reads settings and grants.
+  # doctor reads settings.
   viewers = { for pair in setproduct(keys(var.principals.operators), keys(local.topics)) : "operator ${pair[0]} ${pair[1]}" => {
     part = pair[1], member = var.principals.operators[pair[0]]
   } }
+  # A worker asks once how long the deadline is; without the answer it extends after each pull.
+  subscription_viewers = merge(local.viewers, {
+    for pair in setproduct(keys(var.principals.workers), keys(local.topics)) : "worker ${pair[0]} ${pair[1]}" => {
+      part = pair[1], member = var.principals.workers[pair[0]]
+    } if !startswith(pair[1], "dead/")
+  })
 }
 
 resource "google_pubsub_topic_iam_member" "publisher" {
@@ -70,7 +76,7 @@ resource "google_pubsub_topic_iam_member" "viewer" {
 }
 
 resource "google_pubsub_subscription_iam_member" "viewer" {
-  for_each = local.viewers
+  for_each = local.subscription_viewers
 
   project      = var.project
   subscription = local.subscriptions[each.value.part]

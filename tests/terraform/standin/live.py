@@ -7,7 +7,7 @@ host:port of a Service Bus administration. Without the variable of a provider, i
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import os
 import threading
@@ -375,7 +375,7 @@ class _ServiceBusQueue:
         """Give durations back as Azure does: in the largest units that say them."""
         import isodate
 
-        return isodate.duration_isoformat(value) if isinstance(value, datetime.timedelta) else value
+        return isodate.duration_isoformat(value) if isinstance(value, dt.timedelta) else value
 
     def update(self, prior: State, state: State) -> State:
         live = self.client.get_queue(state["name"])
