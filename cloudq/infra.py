@@ -11,9 +11,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from cloudq import made
 from cloudq.app import CloudQ
 from cloudq.config import QueueSettings
 from cloudq.delay import used
@@ -22,7 +24,7 @@ from cloudq.durations import seconds
 from cloudq.errors import ConfigError
 from cloudq.facts import Facts, Infrastructure, facts_of
 from cloudq.made import SCHEMA_VERSION
-from cloudq.opening import scheme_of
+from cloudq.opening import facts_at, scheme_of
 
 #: Where `cloudq infra export` writes, by default; Terraform reads every *.auto.tfvars.json of its directory.
 EXPORTED = "cloudq.auto.tfvars.json"
@@ -56,10 +58,10 @@ def described(app: CloudQ, scheme: str | None) -> tuple[Facts, list[str]]:
 
 def describe(app: CloudQ, facts: Facts, names: Sequence[str]) -> dict[str, Any]:
     """Return the description of these queues for a provider. Nothing is connected to."""
-    made = facts.infrastructure
-    assert made is not None, "asked in `described`"
+    infrastructure = facts.infrastructure
+    assert infrastructure is not None, "asked in `described`"
     namespace = app.settings.namespace
-    for beginning in made.reserved:
+    for beginning in infrastructure.reserved:
         if namespace.lower().startswith(beginning):
             raise ConfigError(f"namespace = {namespace!r}: {facts.name} lets no name begin with {beginning!r}. Choose another.")
     document: dict[str, Any] = {
@@ -67,7 +69,7 @@ def describe(app: CloudQ, facts: Facts, names: Sequence[str]) -> dict[str, Any]:
         "provider": facts.scheme,
         "namespace": namespace,
         "prefix": _prefix(app.settings.url, facts.scheme),
-        "queues": {name: _queue(app, name, facts, made) for name in names},
+        "queues": {name: _queue(app, name, facts, infrastructure) for name in names},
     }
     return {**document, "config_hash": _hash(document)}
 
@@ -81,6 +83,30 @@ def tag(app: CloudQ, facts: Facts, name: str) -> str:
     """Return what the resources of a queue are tagged with: it changes when its description does."""
     assert facts.infrastructure is not None, "of a provider that has any"
     return str(_queue(app, name, facts, facts.infrastructure)["hash"])
+
+
+def stale(app: CloudQ, environ: Mapping[str, str], directory: Path) -> list[str]:
+    """Return, in words, what was configured after Terraform made the queues, or made for somebody else. Reads one file."""
+    found = made.read(environ, directory)
+    if found is None:
+        return []
+    told: list[str] = []
+    if found.namespace != app.settings.namespace:
+        told.append(
+            f"{found.origin} is of the namespace {found.namespace!r}, and this application has {app.settings.namespace!r}: its "
+            f"queues were not made by that apply."
+        )
+    for name in app.queue_names():
+        facts = facts_at(app.url_of(name))
+        if facts is None or facts.infrastructure is None or scheme_of(found.url) != facts.scheme:
+            continue
+        if name not in found.tags:
+            told.append(f"{found.origin} has no queue {name!r}: it was not there at the last apply.")
+        elif found.tags[name] != tag(app, facts, name):
+            told.append(
+                f"the queue {name!r} was configured anew after the last apply ({found.origin}): cloudq doctor tells how."
+            )
+    return told
 
 
 def _queue(app: CloudQ, name: str, facts: Facts, made: Infrastructure) -> dict[str, Any]:

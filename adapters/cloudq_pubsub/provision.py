@@ -6,6 +6,7 @@ from __future__ import annotations
 # The SDK names types of protobuf and google.api_core that are not typed themselves.
 import math
 from collections.abc import Sequence
+from datetime import timedelta
 
 from google.api_core.exceptions import AlreadyExists, InvalidArgument
 from google.protobuf import duration_pb2
@@ -16,7 +17,7 @@ from cloudq_pubsub.facts import PUBSUB
 from cloudq_pubsub.options import Options
 
 #: What Google's emulator takes at the most.
-_WEEK = 604_800
+WEEK = timedelta(seconds=604_800)
 _PATIENCE = 30.0
 
 
@@ -58,7 +59,7 @@ async def create(
             if not options.plain:
                 raise
             # Google's emulator takes no more than a week, and keeps nothing for longer than it runs.
-            wanted.message_retention_duration = duration_pb2.Duration(seconds=_WEEK)
+            wanted.message_retention_duration = duration_pb2.Duration(seconds=int(WEEK.total_seconds()))
             new = await _made(subscriber.create_subscription(wanted, timeout=_PATIENCE))
         if new:
             made.append(queue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -15,6 +16,7 @@ from cloudq.cli.loading import APP
 from cloudq.clock import SystemClock
 from cloudq.config import origin
 from cloudq.errors import ConfigError, nearest
+from cloudq.infra import stale
 
 
 @click.command()
@@ -65,6 +67,8 @@ def worker(
             f"{count * work.concurrency} tasks at once; grace {work.grace:g} s; settings: {origin()}",
             err=True,
         )
+        for told in stale(app, os.environ, Path.cwd()):
+            click.echo(f"warning: {told}", err=True)
     if reloading:
         _reload(work.grace)
         return

@@ -256,7 +256,7 @@ def variables_that_contradict(monkeypatch):
 @case
 def more_attempts_than_the_queue_allows():
     app = CloudQ("memory://errors", queues={"default": {"max_attempts": 5}})
-    app.task(name="t")(lambda: None)
+    app.task(name="t", retry=Backoff(max_attempts=15))(lambda: None)
     _ = app.settings
 
 
