@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: demo test lint bench bench-sqs prove wheel lock localstack standin clean
+.PHONY: demo test lint bench bench-sqs prove terraform-docs wheel lock localstack standin clean
 
 demo: .venv/core $(if $(URL),.venv/dev)    ## See real work done, with a crash in the middle. URL=sqs://local for elsewhere.
 	@$(if $(URL),CLOUDQ_URL=$(URL)) $(BIN)/cloudq demo
@@ -37,6 +37,9 @@ bench-sqs: .venv/dev .peers/ready    ## What SQS costs and loses, beside bare bo
 
 prove: .venv/prove  ## The full proof, recorded in docs/proof; goes on where it was cut off. PARTS="storm power" for some of it.
 	cd tests && ../$(BIN)/python -m proofs $(PARTS) $(if $(URL),--url $(URL))
+
+terraform-docs: .venv/dev    ## Write what is generated in terraform/: limits, the modules' test data, the tables of their READMEs.
+	$(BIN)/python tests/terraform/generated.py
 
 wheel: .venv/dev    ## Build the wheel from the sdist, and try it in an environment of its own, away from the source.
 	$(BIN)/python tests/packaging/try_wheel.py
