@@ -33,6 +33,7 @@ from cloudq_sqs.options import Options
 from conftest import missing
 from support.clocks import JumpingClock
 from support.foreign import LOCALSTACK, google_pubsub, google_pubsub_jar, localstack, moto
+from support.rights import allowed
 from support.servicebus import Emulated as ServiceBusEmulated
 from support.servicebus import need_proton
 
@@ -256,6 +257,11 @@ def harness(request, tmp_path, monkeypatch):
     yield made
     if isinstance(made, (SQS, PubSub, ServiceBus)):
         made.close()
+    # Whatever a scenario asked for, a role of the Terraform module allows it.
+    if isinstance(made, SQS):
+        assert {action.removesuffix("Batch") for action in made.server.requests.by_action} <= allowed("sqs")
+    elif isinstance(made, PubSub):
+        assert set(made.server.requests.by_method) <= allowed("pubsub")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)

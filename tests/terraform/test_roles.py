@@ -20,6 +20,7 @@ from cloudq.facts import facts_of
 from cloudq.infra import describe
 from cloudq.worker.process import Plan, working
 from support import pubsub, servicebus, sqs
+from support.rights import PUBSUB_ROLES
 from support.terraform import MODULES, planned
 
 QUEUES = {"mail": {"priorities": ["high", "normal"], "lease": "10s"}}
@@ -141,11 +142,7 @@ async def test_aws(terraform, monkeypatch):
 
 @pytest.mark.timeout(300)
 async def test_gcp(terraform):
-    needs = {
-        "Publish": "roles/pubsub.publisher",
-        **dict.fromkeys(("Pull", "Acknowledge", "ModifyAckDeadline"), "roles/pubsub.subscriber"),
-        **dict.fromkeys(("GetTopic", "GetSubscription"), "roles/pubsub.viewer"),
-    }
+    needs = {call: role for role, calls in PUBSUB_ROLES.items() for call in calls}
     values = plan(terraform, "gcp", "pubsub")
     granted = {role: set() for role in ROLES}
     for address, each in values.items():
