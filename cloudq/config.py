@@ -218,7 +218,7 @@ def load(
     merged: dict[str, Any] = {}
     found = made.read(environ, directory or Path.cwd())
     for origin, part in (
-        (_NO_FILE, {}) if found is None else (found.origin, {"url": found.url}),
+        (_NO_FILE, {}) if found is None else (found.origin, {"url": found.url, "namespace": found.namespace}),
         _file(environ, directory or Path.cwd()),
         (_VARIABLES, _environment(environ)),
         ("CloudQ(...)", dict(overrides or {})),

@@ -121,14 +121,17 @@ class Infrastructure:
     """What whoever makes the queues must know of a provider: the Terraform module above all. Times in seconds.
 
     `cloud` is the name of the module. `retention` and `dead_retention` are the least and the most, of the queue and of its dead
-    part, None where that keeps for ever. `ordered_suffix` ends the name of an ordered queue, and no name may begin with one of
-    `reserved`. `ages` are the ages that an alarm can be set to, None for any. `sources` names where each comes from.
+    part, None where that keeps for ever. `dead_ages` says that what the provider moves there by itself keeps its age.
+    `ordered_suffix` ends the name of an ordered queue; no name may begin with one of `reserved`, or be longer than
+    `longest_name`. `ages` are the ages that an alarm can be set to, None for any. `sources` names where each comes from.
     """
 
     cloud: str
     retention: tuple[float, float]
     dead_retention: tuple[float, float] | None
+    dead_ages: bool
     ordered_suffix: str
+    longest_name: int
     reserved: tuple[str, ...]
     ages: tuple[float, ...] | None
     functions: Functions

@@ -35,7 +35,7 @@ _TAG = 12
 def described(app: CloudQ, scheme: str | None) -> tuple[Facts, list[str]]:
     """Return the provider to describe, and its queues. ConfigError where there is nothing to make, or a choice to be made.
 
-    Without a scheme it is that of the settings; queues that live with another provider are left out.
+    Without a scheme it is that of the settings; queues whose own `url` names another provider are left out.
     """
     names = app.queue_names()
     if not names:
@@ -60,14 +60,10 @@ def describe(app: CloudQ, facts: Facts, names: Sequence[str]) -> dict[str, Any]:
     """Return the description of these queues for a provider. Nothing is connected to."""
     infrastructure = facts.infrastructure
     assert infrastructure is not None, "asked in `described`"
-    namespace = app.settings.namespace
-    for beginning in infrastructure.reserved:
-        if namespace.lower().startswith(beginning):
-            raise ConfigError(f"namespace = {namespace!r}: {facts.name} lets no name begin with {beginning!r}. Choose another.")
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "provider": facts.scheme,
-        "namespace": namespace,
+        "namespace": app.settings.namespace,
         "prefix": _prefix(app.settings.url, facts.scheme),
         "queues": {name: _queue(app, name, facts, infrastructure) for name in names},
     }
@@ -114,6 +110,9 @@ def _queue(app: CloudQ, name: str, facts: Facts, made: Infrastructure) -> dict[s
     parts = used(app.addresses(name), facts.limits)
     prefix = _prefix(settings.url or app.settings.url, scheme)
 
+    for each in parts:
+        _refuse_name(_physical(prefix, each, made), facts.name, made)
+
     def physical(part: Part) -> str | None:
         found = [queue for queue in parts if queue.part is part]
         return _physical(prefix, found[0], made) if found else None
@@ -158,6 +157,19 @@ def _serverless(settings: QueueSettings, made: Infrastructure) -> dict[str, int]
         # 0: the provider's own limit.
         "concurrency": asked.concurrency or 0,
     }
+
+
+def _refuse_name(name: str, provider: str, made: Infrastructure) -> None:
+    for beginning in made.reserved:
+        if name.lower().startswith(beginning):
+            raise ConfigError(
+                f"{name!r}: {provider} lets no name begin with {beginning!r}. Choose another namespace or prefix."
+            )
+    if len(name) > made.longest_name:
+        raise ConfigError(
+            f"{name!r} has {len(name)} characters, and {provider} takes {made.longest_name}. Choose a shorter namespace, "
+            f"prefix or name of the queue."
+        )
 
 
 def _prefix(url: str | None, scheme: str) -> str:

@@ -56,16 +56,16 @@ def read(environ: Mapping[str, str], directory: Path) -> Made | None:
             f"{origin} is not what `terraform output -json cloudq_config` prints: {type(error).__name__}: {error}."
         ) from error
     raise ConfigError(
-        f"{origin} has schema_version {version!r}, and this cloudq reads {SCHEMA_VERSION}. Apply with the Terraform modules of "
-        f"the installed version, and save the output again."
+        f"{origin} has schema_version {version!r}, and this cloudq reads {SCHEMA_VERSION}. Remove it; then export, apply with "
+        f"the Terraform modules of the installed version, and save the output again."
     )
 
 
-def _text(environ: Mapping[str, str], directory: Path) -> tuple[str, str | None]:
+def _text(environ: Mapping[str, str], directory: Path) -> tuple[str, str | bytes | None]:
     named = environ.get(VARIABLE, "")
     if named.lstrip().startswith("{"):
         return VARIABLE, named
     if named and not Path(named).is_file():
         raise ConfigError(f"{VARIABLE} names {named!r}, which is not a file.")
     path = Path(named) if named else directory / FILE
-    return str(path), path.read_text(encoding="utf-8") if path.is_file() else None
+    return str(path), path.read_bytes() if path.is_file() else None

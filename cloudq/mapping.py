@@ -16,7 +16,7 @@ from cloudq.app import CloudQ
 from cloudq.driver import Part, Queue
 from cloudq.durations import seconds, spoken
 from cloudq.errors import ConfigError
-from cloudq.facts import ASPECTS, Aspect, Facts, Functions, How, Rule, facts_of
+from cloudq.facts import ASPECTS, Aspect, Facts, Functions, How, Infrastructure, Rule, facts_of
 from cloudq.opening import facts_at, impossible
 from cloudq.outcome import UNRUN_FORGIVEN
 from cloudq.retry import Backoff
@@ -118,6 +118,18 @@ def _not_made(name: str, settings: config.QueueSettings, facts: Facts) -> Iterat
             f"latest, and {UNRUN_FORGIVEN} that were never run must fit too. Choose {net - UNRUN_FORGIVEN} or fewer."
         )
         yield "dead-letter", "net", note
+    for note in _not_kept(of, settings, made, who):
+        yield "expiry", "retention", note
+    oldest = seconds(settings.alarm.oldest, "oldest")
+    if oldest and made.ages is not None and oldest not in made.ages:
+        ages = ", ".join(spoken(age) for age in made.ages)
+        yield "alarm", "oldest", f"{of}.alarm.oldest = {spoken(oldest)}: {who} watches over {ages}. Choose one of them, or 0."
+    if settings.serverless is not None:
+        for note in _not_served(of, settings, settings.serverless, made.functions, who):
+            yield "serverless", "function", note
+
+
+def _not_kept(of: str, settings: config.QueueSettings, made: Infrastructure, who: str) -> Iterator[str]:
     keeps: list[tuple[str, config.Written | None, tuple[float, float] | None]] = [
         ("retention", settings.retention, made.retention),
         ("dead_retention", settings.dead_retention, made.dead_retention),
@@ -128,23 +140,25 @@ def _not_made(name: str, settings: config.QueueSettings, facts: Facts) -> Iterat
         asked = seconds(value, key)
         if allowed is None:
             note = f"{of}.{key} = {spoken(asked)}: {who} keeps what is dead until somebody removes it. Leave the setting out."
-            yield "expiry", "retention", note
+            yield note
         elif not allowed[0] <= asked <= allowed[1]:
             between = f"{who} keeps a message for {spoken(allowed[0])} to {spoken(allowed[1])}"
-            yield "expiry", "retention", f"{of}.{key} = {spoken(asked)}: {between}. Choose a time between."
-    oldest = seconds(settings.alarm.oldest, "oldest")
-    if oldest and made.ages is not None and oldest not in made.ages:
-        ages = ", ".join(spoken(age) for age in made.ages)
-        yield "alarm", "oldest", f"{of}.alarm.oldest = {spoken(oldest)}: {who} watches over {ages}. Choose one of them, or 0."
-    if settings.serverless is not None:
-        for note in _not_served(of, settings, settings.serverless, made.functions, who):
-            yield "serverless", "function", note
+            yield f"{of}.{key} = {spoken(asked)}: {between}. Choose a time between."
+    longest = made.dead_retention[1] if made.dead_retention is not None else 0.0
+    waits, dead = seconds(settings.retention, "retention"), seconds(settings.dead_retention or longest, "dead_retention")
+    if made.dead_ages and waits == dead:
+        note = (
+            f"{of}.retention = {spoken(waits)}, dead_retention = {spoken(dead)}: what {who} moves to the dead part by itself "
+            f"keeps its age, and would be gone at once. Choose a retention below the other."
+        )
+        yield note
 
 
 def _not_served(
     of: str, settings: config.QueueSettings, asked: config.ServerlessSettings, functions: Functions, who: str
 ) -> Iterator[str]:
-    lease, timeout, window = (seconds(value, of) for value in (settings.lease, asked.timeout, asked.window))
+    # In whole seconds, as they are exported.
+    lease, timeout, window = (math.ceil(seconds(value, of)) for value in (settings.lease, asked.timeout, asked.window))
     at, kind = f"{of}.serverless", "an ordered queue" if settings.ordered else "a queue"
     if not functions.timeout[0] <= timeout <= functions.timeout[1]:
         most = f"a function of {who} runs for {spoken(functions.timeout[0])} to {spoken(functions.timeout[1])}"

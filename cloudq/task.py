@@ -192,8 +192,8 @@ class Task(Enqueueable[P], Generic[P, R]):
         on_success: Hook | None = None,
         on_failure: Hook | None = None,
     ) -> None:
-        """`timeout` in seconds; None for a task that may run for ever. Without `says_retry`, the attempts are as many as the
-        queue allows. The others as in `CloudQ.task`.
+        """`timeout` in seconds; None for a task that may run for ever. Without `says_retry`, it has the default
+        attempts, or as many as the queue allows where those are fewer. The others as in `CloudQ.task`.
         """
         super().__init__(app, None, Options())
         self.function = function

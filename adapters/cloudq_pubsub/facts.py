@@ -281,7 +281,9 @@ PUBSUB = Facts(
         cloud="gcp",
         retention=(600.0, 31 * 86_400.0),
         dead_retention=(600.0, 31 * 86_400.0),
+        dead_ages=False,
         ordered_suffix="",
+        longest_name=255,
         reserved=("goog",),
         ages=None,
         functions=Functions(
@@ -298,6 +300,8 @@ PUBSUB = Facts(
             "cloud": "choice: the name of the vendor's cloud",
             "retention": "API Subscription.message_retention_duration: 10 min to 31 d",
             "dead_retention": "as retention",
+            "dead_ages": "docs, dead-letter topics: a forwarded message is published anew",
+            "longest_name": "docs, pubsub-basics, resource names: 255 characters",
             "ordered_suffix": "none: order is a switch of the subscription",
             "reserved": "API Topic.name, Subscription.name: must not start with goog",
             "ages": "API AlertPolicy.Condition.MetricThreshold.threshold_value: any number",

@@ -82,7 +82,9 @@ class _One:
         topic = await self.publisher.get_topic(topic=self.wanted.topic, retry=None, timeout=_PATIENCE)
         live = await self.subscriber.get_subscription(subscription=self.wanted.name, retry=None, timeout=_PATIENCE)
         self.labels = dict(live.labels)
-        pushed = self.declared.served and self.queue.part is Part.MAIN
+        # What `create` makes, for development, is always pulled.
+        made = "cloudq-config" in self.labels or not self.options.plain
+        pushed = self.declared.served and self.queue.part is Part.MAIN and made
         wanted, found = self.wanted, [self._topic(live)]
         found += [
             self._say(
@@ -120,7 +122,7 @@ class _One:
             self._say(
                 "push_config",
                 "pushed" if pushed else "pulled",
-                "pushed" if live.push_config.push_endpoint else "pulled",
+                _delivery(live.push_config),
                 "workers get nothing" if not pushed else "no function is called",
                 "terraform apply" if pushed else "--push-endpoint=",
             ),
@@ -194,8 +196,11 @@ class _One:
             )
         try:
             policy = await client.get_iam_policy(request={"resource": resource}, retry=None, timeout=_PATIENCE)
-        except (api.MethodNotImplemented, api.PermissionDenied) as error:
-            if self.options.plain:  # an emulator may know no grants at all
+        except api.NotFound:
+            why, mend = "what was delivered too often has nowhere to go", "terraform apply"
+            return Check.compare(self.name, setting, declared=True, live=False, why=why, mend=mend)
+        except (api.GoogleAPICallError, auth.GoogleAuthError) as error:
+            if self.options.plain and isinstance(error, api.MethodNotImplemented):  # an emulator that knows no grants at all
                 return Check.compare(self.name, setting, declared=True, live=True, why="", mend="")
             return Check.untold(self.name, setting, "True", str(translate(error, "GetIamPolicy", resource)))
         granted = any(binding.role == role and any(_AGENT.fullmatch(m) for m in binding.members) for binding in policy.bindings)
@@ -220,6 +225,12 @@ class _One:
         else:
             mend = "make a new subscription: this cannot be changed"
         return Check.compare(self.name, setting, declared, live, why=why, mend=mend)
+
+
+def _delivery(push: Any) -> str:
+    if not push.push_endpoint:
+        return "pulled"
+    return "pushed" if push.oidc_token.service_account_email else "pushed without a token"
 
 
 def _span(duration: Any) -> str:

@@ -328,7 +328,7 @@ class ServiceBusDriver:
             if declared.queue.part is Part.MAIN:
                 name = self._options.name(declared.queue)
                 try:
-                    found += inspection.compare(name, declared.queue, await self._administration.read(name))
+                    found += inspection.compare(name, self._place, declared.queue, await self._administration.read(name))
                 except DriverError as error:
                     found.append(Check.untold(name, "all settings", "readable", str(error)))
         return found

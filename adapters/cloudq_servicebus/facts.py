@@ -243,7 +243,8 @@ SERVICEBUS = Facts(
             field="Monitor ActiveMessages and CompleteMessage",
             value="something waited all through the last {oldest} s, and nothing was completed",
             source="docs, monitoring data reference: no metric tells an age",
-            cost="tells that a queue stands still, not that one of its tasks is late; the time is one of Monitor's windows",
+            cost="tells that a queue stands still, not that one of its tasks is late; the time is one of Monitor's windows; "
+            "whether it tells where no completion was ever counted was not seen",
         ),
         Rule(
             aspect="alarm",
@@ -262,6 +263,7 @@ SERVICEBUS = Facts(
             field="Functions, serviceBusTrigger",
             value="one message for each call",
             source="Azure Functions docs, Service Bus trigger",
+            cost="serverless.concurrency is that of one instance of the function app",
         ),
     ),
     cost=Cost(
@@ -281,11 +283,13 @@ SERVICEBUS = Facts(
         cloud="azure",
         retention=(60.0, 3650 * 86_400.0),
         dead_retention=None,
+        dead_ages=False,
         ordered_suffix="",
+        longest_name=260,
         reserved=(),
         ages=(60.0, 300.0, 900.0, 1800.0, 3600.0, 6 * 3600.0, 12 * 3600.0, 86_400.0),
         functions=Functions(
-            leases=1,
+            leases=0,
             timeout=(1.0, 600.0),
             batch=(1, 1),
             ordered_batch=(1, 1),
@@ -298,11 +302,14 @@ SERVICEBUS = Facts(
             "cloud": "choice: the name of the vendor's cloud",
             "retention": "choice: a time to live from 1 s to for ever can be set (docs, message expiration)",
             "dead_retention": "docs, dead-letter queues: no time to live, and no queue of its own",
+            "dead_ages": "docs, dead-letter queues: no time to live there",
+            "longest_name": "docs, quotas: 260 characters",
             "ordered_suffix": "none: order is a switch of the queue",
             "reserved": "docs, quotas: none named",
             "ages": "docs, metric alerts: windows of 1, 5, 15 and 30 min, 1, 6 and 12 h, 1 d",
             "functions": "Azure Functions docs, host.json maxConcurrentCalls, its most is a choice; 10 min is the most on the "
-            "Consumption plan; one message for each call is a choice: a batch is settled as a whole",
+            "Consumption plan; one message for each call is a choice: a batch is settled as a whole; "
+            "the runtime renews the lock while the function runs (maxAutoLockRenewalDuration), so that no lease bounds it",
         },
     ),
     copies=6 * 3600.0,  # choice: the default backoff of up to 4 h, a lock, and a timeout of up to two hours

@@ -37,19 +37,20 @@ _FLAGS = {
 _NEVER = timedelta(days=10_000)
 
 
-def compare(name: str, queue: Queue, live: QueueProperties | None) -> list[Check]:
+def compare(name: str, namespace: str, queue: Queue, live: QueueProperties | None) -> list[Check]:
     """Compare one queue; `live` is None when there is none of this name."""
+    update = f"terraform apply, or: az servicebus queue update -g <group> --namespace-name {namespace} --name {name}"
     if live is None:
         why, mend = "tasks cannot be sent to it", "terraform apply, or for development: cloudq queues create"
         return [Check.compare(name, "exists", declared=True, live=False, why=why, mend=mend)]
     found: list[Check] = []
     for setting, wanted in settings(queue).items():
-        mend = f"az servicebus queue update --name {name} {_FLAGS.get(setting, '')} {_iso(wanted)}"
+        mend = f"{update} {_FLAGS.get(setting, '')} {_iso(wanted)}"
         if setting in _FOR_EVER:
             mend = "make a new queue: this cannot be changed"
         found.append(_say(name, setting, _iso(wanted), _iso(getattr(live, setting)), _WHY[setting], mend))
     idle: Any = live.auto_delete_on_idle
-    mend = f"az servicebus queue update --name {name}"
+    mend = update.removeprefix("terraform apply, or: ")
     found += [
         _say(
             name,

@@ -276,6 +276,7 @@ SQS = Facts(
             field="CreateEventSourceMapping",
             value="FunctionResponseTypes ReportBatchItemFailures, always",
             source="AWS Lambda guide, Using Lambda with Amazon SQS",
+            cost="serverless.concurrency is that of each priority, and of the delay part, by itself",
         ),
     ),
     cost=Cost(
@@ -294,7 +295,9 @@ SQS = Facts(
         cloud="aws",
         retention=(60.0, 1_209_600.0),
         dead_retention=(60.0, 1_209_600.0),
+        dead_ages=True,
         ordered_suffix=".fifo",
+        longest_name=80,
         reserved=(),
         ages=None,
         functions=Functions(
@@ -311,6 +314,8 @@ SQS = Facts(
             "cloud": "choice: the name of the vendor's cloud",
             "retention": "API SetQueueAttributes, MessageRetentionPeriod: 60 to 1,209,600 s",
             "dead_retention": "as retention",
+            "dead_ages": "guide, dead-letter queues: the enqueue timestamp is unchanged",
+            "longest_name": "guide, quotas-queues: 80 characters, the suffix included",
             "ordered_suffix": "API CreateQueue: the name of a FIFO queue ends with .fifo",
             "reserved": "API CreateQueue: none named",
             "ages": "API PutMetricAlarm, Threshold: any number",

@@ -7,6 +7,7 @@ part that refuses its queue, a function whose failures are deleted because it ma
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: What a queue has of its own accord where nothing is said (API SetQueueAttributes).
 _UNSAID = {"FifoQueue": "false", "DelaySeconds": "0"}
+_TLS = "aws:SecureTransport"
+#: API ListEventSourceMappings, State.
+_OFF = ("Disabled", "Disabling", "Deleting")
 #: What older versions of the Terraform provider set at the most.
 _ENOUGH = 262_144
 _WHY = {
@@ -40,6 +44,8 @@ def inspect(client: SQSClient, options: Options, functions: Callable[[], Any], q
     """Compare each queue. `functions` makes a client of Lambda, which is asked only where a function is declared."""
     checks: list[Check] = []
     dead_arns: dict[str, str] = {}
+    # Lambda is not where the URL's endpoint is, unless the environment says so.
+    local = bool(options.endpoint) and not {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_LAMBDA"} & set(os.environ)
     for declared in sorted(queues, key=lambda declared: declared.queue.part is not Part.DEAD):
         queue, name = declared.queue, options.name(declared.queue)
         try:
@@ -67,12 +73,12 @@ def inspect(client: SQSClient, options: Options, functions: Callable[[], Any], q
         one = _One(name, url, live, tags)
         wanted: Answer = {str(key): value for key, value in attributes(queue, options, "arn").items()}
         checks += one.settings(wanted, options)
-        checks += one.dead_letters(declared, dead_arns.get(queue.logical, ""), wanted)
-        if url.startswith("https://"):
+        checks += one.dead_letters(declared, options, dead_arns.get(queue.logical, ""), wanted)
+        if "cloudq-config" in tags:  # made by Terraform
             checks.append(one.tls())
-        if declared.tag and "cloudq-config" in tags:
-            checks.append(one.tag(declared.tag))
-        if declared.served and queue.part is not Part.DEAD:
+            if declared.tag:
+                checks.append(one.tag(declared.tag))
+        if declared.served and queue.part is not Part.DEAD and not local:
             checks += _functions(functions, name, live["QueueArn"])
     return checks
 
@@ -103,7 +109,7 @@ class _One:
             )
         return found
 
-    def dead_letters(self, declared: Declared, dead_arn: str, wanted: Answer) -> list[Check]:
+    def dead_letters(self, declared: Declared, options: Options, dead_arn: str, wanted: Answer) -> list[Check]:
         """Compare the net: it hangs behind the queue, at the declared count, and nowhere else."""
         live = _document(self.live.get("RedrivePolicy"))
         if declared.queue.part is Part.MAIN:
@@ -122,16 +128,15 @@ class _One:
                 ),
             ]
         why = "each look at a message counts, and SQS would move what only waits"
-        found = [
-            self._say("RedrivePolicy", "none", "none" if not live else json.dumps(live), why, self._mend("RedrivePolicy", ""))
-        ]
+        # Not Terraform's to mend: it makes no such policy here, and would not take away what somebody else has made.
+        mend = self._command("RedrivePolicy", "")
+        found = [self._say("RedrivePolicy", "none", "none" if not live else json.dumps(live), why, mend)]
         if declared.queue.part is Part.DEAD:
             allow = _document(self.live.get("RedriveAllowPolicy"))
             sources = {str(arn).rpartition(":")[2] for arn in allow.get("sourceQueueArns", ())}
-            ours = {f"{each}{'.fifo' if is_fifo(declared.queue) else ''}" for each in declared.queue.mains}
-            denied = allow.get("redrivePermission") == "denyAll" or (
-                allow.get("redrivePermission") == "byQueue" and any(not any(s.endswith(o) for s in sources) for o in ours)
-            )
+            ours = {f"{options.prefix}{each}{'.fifo' if is_fifo(declared.queue) else ''}" for each in declared.queue.mains}
+            permission = allow.get("redrivePermission", "allowAll")
+            denied = permission == "denyAll" or (permission == "byQueue" and not ours <= sources)
             why = "SQS cannot move poison here, and nobody is told"
             mend = self._mend("RedriveAllowPolicy", json.dumps({"redrivePermission": "allowAll"}))
             found.append(self._say("RedriveAllowPolicy lets its queues in", declared=True, live=not denied, why=why, mend=mend))
@@ -139,11 +144,12 @@ class _One:
 
     def tls(self) -> Check:
         """Look for the statement that refuses what comes without TLS."""
-        statements: list[dict[str, Any]] = _document(self.live.get("Policy")).get("Statement", [])
         refused = any(
             statement.get("Effect") == "Deny"
-            and statement.get("Condition", {}).get("Bool", {}).get("aws:SecureTransport") in ("false", False)
-            for statement in statements
+            and any(principal in ("*", {"AWS": "*"}, {"AWS": ["*"]}) for principal in _listed(statement.get("Principal")))
+            and any(action in ("*", "sqs:*", "SQS:*") for action in _listed(statement.get("Action")))
+            and "false" in [str(v).lower() for v in _listed(statement.get("Condition", {}).get("Bool", {}).get(_TLS))]
+            for statement in _listed(_document(self.live.get("Policy")).get("Statement"))
         )
         why = "what is sent over plain HTTP is accepted"
         return self._say("Policy refuses plain HTTP", declared=True, live=refused, why=why, mend="terraform apply")
@@ -163,8 +169,9 @@ class _One:
         return Check.compare(self.name, setting, declared, live, why=why, mend=mend)
 
     def _mend(self, key: str, value: str) -> str:
-        if "cloudq-config" in self.tags:
-            return "terraform apply"
+        return "terraform apply" if "cloudq-config" in self.tags else self._command(key, value)
+
+    def _command(self, key: str, value: str) -> str:
         asked = json.dumps({key: value})
         return f"aws sqs set-queue-attributes --queue-url {self.url} --attributes '{asked}'"
 
@@ -173,11 +180,12 @@ def _functions(client: Callable[[], Any], name: str, arn: str) -> list[Check]:
     """Find what hands the queue to functions: each must let them say which messages failed."""
     setting = "FunctionResponseTypes of its functions"
     try:
-        mappings = client().list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"]
+        pages = client().get_paginator("list_event_source_mappings").paginate(EventSourceArn=arn)
+        mappings = [mapping for page in pages for mapping in page["EventSourceMappings"] if mapping["State"] not in _OFF]
     except (sdk.BotoCoreError, sdk.ClientError) as error:
         return [Check.untold(name, setting, "ReportBatchItemFailures", str(translate(error, "ListEventSourceMappings", name)))]
     if not mappings:
-        why = "[queues.<name>.serverless] is declared, and no function is called"
+        why = "[queues.<name>.serverless] is declared, and no function is called: there is no mapping that is enabled"
         return [Check.compare(name, "event source mappings", "one or more", "none", why=why, mend="terraform apply")]
     why = "the function's list of failures is ignored, and what failed is deleted"
     wanted = "ReportBatchItemFailures"
@@ -192,6 +200,14 @@ def _functions(client: Callable[[], Any], name: str, arn: str) -> list[Check]:
         )
         for mapping in mappings
     ]
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return what IAM lets be written as one or as several, as several."""
+    if isinstance(value, list):
+        several: list[Any] = value
+        return several
+    return [] if value is None else [value]
 
 
 def _document(text: str | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cloudq.mapping import assess
 
 #: Exit code of a finding.
 _FINDING = 3
+_MISSING = "nothing"
 
 
 @click.group()
@@ -35,6 +36,8 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
     With APP, its tasks are checked too, and queues that only its tasks name are described. The file is to be committed. Exit
     code 3 when a setting is refused.
     """
+    if check and output == "-":
+        raise click.UsageError("--check compares with a file: name it with -o, or leave -o out")
     app = app or CloudQ()
     facts, names = described(app, target)
     refused = dict.fromkeys(line.note for line in assess(app, facts, names) if line.finding)
@@ -48,7 +51,10 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
     elif check:
         _compare(Path(output), document)
     else:
-        Path(output).write_text(written(document), encoding="utf-8")
+        try:
+            Path(output).write_text(written(document), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{output} cannot be written: {error.strerror}.") from error
         click.echo(f"wrote {output}: {len(names)} queue(s) for {facts.name}, {document['config_hash'][:12]}")
 
 
@@ -58,15 +64,15 @@ def _compare(path: Path, document: dict[str, Any]) -> None:
         click.echo(f"{path} does not exist. Write it: cloudq infra export", err=True)
         sys.exit(_FINDING)
     try:
-        found = _flat(json.loads(path.read_text(encoding="utf-8")).get("cloudq", {}))
-    except (ValueError, AttributeError) as error:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a file that `cloudq infra export` wrote: {error}.") from error
-    wanted = _flat(document)
-    differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
-    told = [key for key in differing if not key.endswith("hash")] or differing
-    for key in told:
-        click.echo(f"{path}: {key} is {found.get(key, 'missing')}, cloudq.toml says {wanted.get(key, 'nothing')}", err=True)
-    if differing:
+    found, wanted = _flat(there), _flat({"cloudq": document})
+    differing = [key for key in sorted({*found, *wanted}) if found.get(key, _MISSING) != wanted.get(key, _MISSING)]
+    for key in [key for key in differing if not key.endswith("hash")] or differing:
+        is_, says = found.get(key, _MISSING), wanted.get(key, _MISSING)
+        click.echo(f"{path}: {key.removeprefix('cloudq.')} is {is_}, cloudq.toml says {says}", err=True)
+    if there != {"cloudq": document}:
         click.echo(f"{path} is not what cloudq.toml says. Write it anew: cloudq infra export", err=True)
         sys.exit(_FINDING)
     click.echo(f"{path} is what cloudq.toml says")

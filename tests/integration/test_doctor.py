@@ -69,7 +69,9 @@ SQS = {
     ),
     "a dead part that lets others in": (
         "shop-mail-dlq",
-        {"RedriveAllowPolicy": '{"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:us-east-1:1:other-mail2"]}'},
+        {
+            "RedriveAllowPolicy": '{"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:us-east-1:1:prod-shop-mail"]}'
+        },
         "RedriveAllowPolicy lets its queues in",
     ),
 }
@@ -107,6 +109,34 @@ async def test_sqs_what_may_not_be_read_is_not_called_well(on_sqs):
         (check,) = await driver.inspect([Declared(app.address("mail", Part.MAIN))])
     assert (check.ok, check.live) == (None, None)
     assert "sqs:GetQueueAttributes" in check.why
+
+
+TLS = {"Effect": "Deny", "Principal": "*", "Action": "sqs:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
+
+
+@pytest.mark.parametrize(
+    ("statement", "well"),
+    [
+        ([TLS], True),
+        (TLS, True),  # one may stand alone
+        ([{**TLS, "Principal": {"AWS": "*"}, "Action": ["SQS:*"]}], True),
+        ([{**TLS, "Condition": {"Bool": {"aws:SecureTransport": ["false"]}}}], True),
+        ([{**TLS, "Action": "sqs:PurgeQueue"}], False),
+        ([{**TLS, "Principal": {"AWS": "arn:aws:iam::1:role/a"}}], False),
+        ([{**TLS, "Effect": "Allow"}], False),
+        ([], False),
+    ],
+)
+async def test_sqs_plain_http_is_refused_by_the_policy_that_terraform_makes(on_sqs, statement, well):
+    app = await made(on_sqs)
+    async with on_sqs.driver() as driver:
+        client = driver.unwrap(BaseClient)
+        url = client.get_queue_url(QueueName="shop-mail")["QueueUrl"]
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statement})
+        client.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+        client.tag_queue(QueueUrl=url, Tags={"cloudq-config": "new"})
+    wrong = await found(on_sqs, app, tag="new")
+    assert (("shop-mail", "Policy refuses plain HTTP") not in wrong) is well
 
 
 async def test_sqs_a_function_that_cannot_be_asked_about(on_sqs, monkeypatch):
@@ -181,6 +211,17 @@ async def test_pubsub_a_filter_a_topic_that_is_gone_and_grants_that_are_missing(
         assert ("shop-audit", "topic and subscription exist") in wrong
 
 
+async def test_pubsub_a_dead_topic_that_is_gone_hides_nothing_else():
+    with pubsub.emulated() as emulated:
+        app = await made(emulated)
+        async with emulated.driver() as driver:
+            await driver.unwrap(PublisherAsyncClient).delete_topic(topic=f"projects/{pubsub.PROJECT}/topics/shop-mail-dlq")
+            checks = await driver.inspect([Declared(queue) for queue in app.addresses("mail")])
+        assert len([check for check in checks if check.queue == "shop-mail"]) > 10
+        assert any("nowhere to go" in check.why for check in checks)
+        assert [check.queue for check in checks if check.setting == "topic and subscription exist"] == ["shop-mail-dlq"]
+
+
 # Service Bus ------------------------------------------------------------------------------------------------------------
 
 SERVICEBUS = {
@@ -208,7 +249,7 @@ async def test_servicebus(mistake):
             client.update_queue(queue)
         wrong = await found(emulated, app)
         assert list(wrong) == [("shop-mail", setting)]
-        assert "az servicebus queue update --name shop-mail" in wrong["shop-mail", setting][2]
+        assert "az servicebus queue update -g <group> --namespace-name 127.0.0.1" in wrong["shop-mail", setting][2]
 
 
 async def test_servicebus_a_queue_that_is_missing():

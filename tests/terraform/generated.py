@@ -44,6 +44,7 @@ def limits(facts: Facts) -> str:
         "unrun": UNRUN_FORGIVEN,
         "retention_seconds": made.retention,
         "dead_retention_seconds": made.dead_retention,
+        "dead_ages": made.dead_ages,
         "dedup": facts.limits.dedup,
         "dedup_seconds": facts.limits.dedup_window,
         "ages": made.ages,
@@ -72,6 +73,8 @@ def _aligned(values: dict[str, Any], indent: int) -> str:
 def _hcl(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
     if isinstance(value, tuple):

@@ -25,7 +25,7 @@ from support.terraform import CLOUDS, MODULES, planned
 QUEUES = {
     "default": {},
     "brief": {"lease": "10s"},
-    "slow": {"lease": "5m", "retention": "14d"},
+    "slow": {"lease": "5m", "retention": "13d"},
     "odd": {"lease": "90.5s", "retention": "1h30m", "dead_retention": "2h"},
     "urgent": {"priorities": ["high", "normal", "low"]},
     "once": {"max_attempts": 1},
@@ -33,7 +33,7 @@ QUEUES = {
     "ordered": {"ordered": True},
     "ordered-twice": {"ordered": True, "priorities": ["high", "normal"], "max_attempts": 3},
     "served": {"lease": "2m", "serverless": {"timeout": "20s"}},
-    "quiet": {"alarm": {"oldest": 0, "dead": 0}, "dead_retention": "7d"},
+    "quiet": {"alarm": {"oldest": 0, "dead": 0}, "dead_retention": "8d"},
     "distinct": {"dedup": "10m", "retention": "1d12h5s", "ordered": True},
 }
 REFUSED = {"sqs": {"distinct"}, "pubsub": {"distinct"}, "servicebus": {"odd", "quiet"}}

@@ -64,12 +64,16 @@ BAD = {
         "sqs", 'dead_retention = "1d"', {"dead_retention_seconds": 86_400},
         ("dead_retention", "1d|86400s", "7d|604800s", "Choose|Change"),
     ),
+    "nothing left of what is moved late": Bad(
+        "sqs", 'retention = "14d"', {"retention_seconds": 1_209_600},
+        ("queues.mail.retention", "14d|1209600s", "keeps its age", "Choose a retention below"),
+    ),
     "more attempts than the net can bear": Bad(
         "pubsub", "max_attempts = 99", {"max_attempts": 99, "max_deliveries": 100},
         ("queues.mail.max_attempts", "99", "100 deliveries", "Choose 95"),
     ),
     "no attempt at all": Bad(
-        "sqs", "max_attempts = 0", {"max_attempts": 0}, ("max_attempts", "0", "at least once|deliveries", "run at least|Choose")
+        "sqs", "max_attempts = 0", {"max_attempts": 0}, ("max_attempts = 0", "at least once|Choose \\d+ or fewer")
     ),
     "dedup without order": Bad(
         "sqs", 'dedup = "5m"', {"dedup_seconds": 300},
@@ -113,7 +117,7 @@ BAD = {
     ),
     "a backlog of nothing": Bad(
         "sqs", "[queues.mail.scale]\nbacklog = 0", {"scale": {"backlog": 0, "minimum": 0, "maximum": 2}},
-        ("backlog", "0", "1", "[Cc]hoose"),
+        ("scale.backlog = 0", "1 waiting task|a backlog of 1", "[Cc]hoose"),
     ),
     "a function that is slower than it may be": Bad(
         "sqs", 'lease = "11h"\n[queues.mail.serverless]\ntimeout = "20m"',
@@ -122,7 +126,7 @@ BAD = {
     ),
     "a lease that is too short for its function": Bad(
         "sqs", f"{S}", {"lease_seconds": 60, "serverless": FUNCTION},
-        ("queues.mail.lease", "60s", "20s", "Set lease"),
+        ("queues.mail.lease = 60s", "at least 6 ", "20s", "Set lease"),
     ),
     "too large a batch": Bad(
         "sqs", f'lease = "2m"\n{S}batch = 20000\nwindow = "5s"',
@@ -130,7 +134,8 @@ BAD = {
         ("queues.mail.serverless.batch", "20000", "10000|1e\\+04", "Choose that"),
     ),
     "a batch where one at a time is pushed": Bad(
-        "pubsub", f"{S}batch = 10", {"serverless": FUNCTION}, ("queues.mail.serverless.batch", "10", "1", "Choose that")
+        "pubsub", f"{S}batch = 10", {"serverless": FUNCTION},
+        ("queues.mail.serverless.batch", "batch = 10", "hands over 1", "Choose that"),
     ),
     "a large batch without a window": Bad(
         "sqs", f'lease = "2m"\n{S}batch = 100', {"serverless": {**FUNCTION, "batch": 100}},
@@ -142,11 +147,11 @@ BAD = {
     ),
     "one call at once": Bad(
         "sqs", f'lease = "2m"\n{S}concurrency = 1', {"serverless": {**FUNCTION, "concurrency": 1}},
-        ("queues.mail.serverless.concurrency", "1", "2 to 1000", "Choose"),
+        ("queues.mail.serverless.concurrency = 1:", "2 to 1000", "Choose"),
     ),
     "a bound that nobody keeps": Bad(
         "pubsub", f"{S}concurrency = 5", {"serverless": {**FUNCTION, "batch": 1, "concurrency": 5}},
-        ("queues.mail.serverless.concurrency", "5", "does not bound|nothing", "leave it out|Leave it out"),
+        ("queues.mail.serverless.concurrency = 5:", "does not bound|nothing", "leave it out|Leave it out"),
     ),
     "a misspelt key": Bad(
         "sqs", 'laese = "5m"', {"laese_seconds": 300},

@@ -73,6 +73,9 @@ def test_nothing_to_describe():
         described(CloudQ("sqs://eu-west-1", queues={"mail": {}, "log": {"url": "pubsub://a-project"}}), None)
     with pytest.raises(ConfigError, match="lets no name begin with 'goog'"):
         describe(app := CloudQ(namespace="google", queues={"mail": {}}), *described(app, "pubsub"))
+    long = CloudQ("sqs://eu-west-1?prefix=a-very-long-prefix-", namespace="n" * 30, queues={"q" * 30: {}})
+    with pytest.raises(ConfigError, match=r"has 8\d characters, and Amazon SQS takes 80"):
+        describe(long, *described(long, "sqs"))
 
 
 def test_queues_of_another_provider_are_left_out():
@@ -94,14 +97,23 @@ def test_export_writes_and_check_tells_what_differs(tmp_path, monkeypatch):
     code, said = run("--check")
     assert code == 3
     assert "queues.mail.lease_seconds is 60, cloudq.toml says 120" in said
-    (tmp_path / "cloudq.auto.tfvars.json").write_text("[]")
+    assert run()[0] == 0
+    file = tmp_path / "cloudq.auto.tfvars.json"
+    changed = json.loads(file.read_text())
+    del changed["cloudq"]["queues"]["mail"]["serverless"]
+    file.write_text(json.dumps(changed))
+    assert run("--check")[0] == 3, "null is not nothing"
+    file.write_text("{")
     assert run("--check")[0] == 2
+    assert run("--check", "-o", "-")[0] == 2
+    assert run("-o", "nowhere/a.json")[0] == 2
     assert json.loads(run("-o", "-")[1])["cloudq"]["queues"]["mail"]["lease_seconds"] == 120
 
 
 def test_what_was_made_says_where_the_queues_are_unless_somebody_else_does(tmp_path):
     (tmp_path / "cloudq.infra.json").write_text(infra())
-    assert load(environ={}, directory=tmp_path).url == "sqs://eu-west-1?account=1"
+    found = load(environ={}, directory=tmp_path)
+    assert (found.url, found.namespace) == ("sqs://eu-west-1?account=1", "shop")
     assert load(environ={"CLOUDQ_URL": "memory://a"}, directory=tmp_path).url == "memory://a"
     (tmp_path / "cloudq.toml").write_text('url = "memory://b"\n')
     assert load(environ={}, directory=tmp_path).url == "memory://b"

@@ -72,7 +72,7 @@ module "cloudq" {
   source = "../../modules/aws"
 
   cloudq         = var.cloudq
-  encryption_key = aws_kms_key.queues.arn
+  encryption_key = { id = aws_kms_key.queues.arn }
   notify         = { team = aws_sns_topic.alarms.arn }
   functions      = { thumbnails = var.thumbnails }
   tags           = { team = "shop" }

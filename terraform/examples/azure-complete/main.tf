@@ -65,7 +65,7 @@ module "cloudq" {
   sku                   = "Premium"
   capacity              = 1
   public_network_access = false
-  encryption_key        = var.key.id
+  encryption_key        = { id = var.key.id }
   encryption_identity   = var.key.identity
   notify                = var.action_groups
   functions             = { thumbnails = var.thumbnails }

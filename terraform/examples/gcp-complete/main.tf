@@ -69,7 +69,7 @@ module "cloudq" {
   cloudq         = var.cloudq
   project        = var.project
   project_number = var.project_number
-  encryption_key = var.key
+  encryption_key = { id = var.key }
   notify         = var.channels
   tags           = { team = "shop" }
   functions = {

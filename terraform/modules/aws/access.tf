@@ -7,7 +7,9 @@ locals {
     dead  = [for queue in values(local.queues) : "${local.arn}:${queue.names.dead}"]
   }
 
-  roles = {
+  roles = merge(local.programs, local.function_roles)
+
+  programs = {
     producer = [
       { actions = ["GetQueueUrl", "SendMessage"], on = concat(local.arns.main, local.arns.delay) },
     ]
@@ -33,48 +35,54 @@ locals {
     ]
   }
 
-  # With a key of your own: who sends encrypts and decrypts, who receives decrypts (Developer Guide, key management).
-  key_rights = {
-    producer = ["kms:Decrypt", "kms:GenerateDataKey"]
-    worker   = ["kms:Decrypt", "kms:GenerateDataKey"]
-    operator = ["kms:Decrypt", "kms:GenerateDataKey"]
-  }
+  # A function has a policy of its own, over the parts of its own queue. AWS itself asks for GetQueueAttributes there (Lambda guide,
+  # Using Lambda with Amazon SQS, execution role).
+  function_roles = { for name, queue in local.queues : "function-${name}" => [
+    {
+      actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "GetQueueUrl", "ReceiveMessage", "SendMessage"]
+      on      = [for physical in compact(concat(values(queue.names.main), [queue.names.delay])) : "${local.arn}:${physical}"]
+    },
+    { actions = ["GetQueueUrl", "SendMessage"], on = ["${local.arn}:${queue.names.dead}"] },
+  ] if contains(keys(var.functions), name) }
+
+  documents = { for role, rights in local.roles : role => {
+    Version = "2012-10-17"
+    Statement = concat(
+      [for each in rights : {
+        Effect   = "Allow"
+        Action   = [for action in each.actions : "sqs:${action}"]
+        Resource = each.on
+      } if length(each.on) > 0],
+      # Who sends encrypts and decrypts, and every program sends (Developer Guide, key management).
+      [for key in var.encryption_key == null ? [] : [var.encryption_key] : {
+        Effect   = "Allow"
+        Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
+        Resource = [key.id]
+      }],
+      # doctor reads whether a function says which messages failed; the call knows no resource.
+      [for call in role == "operator" && length(local.serverless) > 0 ? ["lambda:ListEventSourceMappings"] : [] : {
+        Effect   = "Allow"
+        Action   = [call]
+        Resource = ["*"]
+      }],
+    )
+  } }
 
   attached = merge(
     { for name, role in var.principals.producers : "producer/${name}" => { policy = "producer", role = role } },
     { for name, role in var.principals.workers : "worker/${name}" => { policy = "worker", role = role } },
     { for name, role in var.principals.operators : "operator/${name}" => { policy = "operator", role = role } },
-    { for name, function in var.functions : "worker/function ${name}" => { policy = "worker", role = function.identity } },
+    { for name, function in var.functions : "function/${name}" => { policy = "function-${name}", role = function.identity } if contains(keys(local.queues), name) },
   )
 }
 
 resource "aws_iam_policy" "role" {
-  for_each = local.roles
+  for_each = local.documents
 
   name        = "${var.cloudq.prefix}${var.cloudq.namespace}-cloudq-${each.key}-${local.region}"
   description = "cloudq: what a ${each.key} of ${var.cloudq.namespace} needs"
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = concat(
-      [for rights in each.value : {
-        Effect   = "Allow"
-        Action   = [for action in rights.actions : "sqs:${action}"]
-        Resource = rights.on
-      } if length(rights.on) > 0],
-      var.encryption_key == null ? [] : [{
-        Effect   = "Allow"
-        Action   = local.key_rights[each.key]
-        Resource = [var.encryption_key]
-      }],
-      # doctor reads whether a function says which messages failed; the call knows no resource.
-      each.key == "operator" && length(local.serverless) > 0 ? [{
-        Effect   = "Allow"
-        Action   = ["lambda:ListEventSourceMappings"]
-        Resource = ["*"]
-      }] : [],
-    )
-  })
-  tags = merge(var.tags, { "cloudq-config" = substr(var.cloudq.config_hash, 0, 12) })
+  policy      = jsonencode(each.value)
+  tags        = merge(var.tags, { "cloudq-config" = substr(var.cloudq.config_hash, 0, 12) })
 }
 
 resource "aws_iam_role_policy_attachment" "role" {

@@ -10,6 +10,7 @@ locals {
     unrun                  = 5
     retention_seconds      = [60, 1209600]
     dead_retention_seconds = [60, 1209600]
+    dead_ages              = true
     dedup                  = "ordered"
     dedup_seconds          = [300, 300]
     ages                   = null

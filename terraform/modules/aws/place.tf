@@ -26,5 +26,9 @@ locals {
   # Computed, not read from the queues: an attribute of a queue that changes would put off every policy that names it.
   arn = "arn:${data.aws_partition.current.partition}:sqs:${local.region}:${local.account}"
 
-  refused_here = []
+  # By the names alone: the text itself may only be known after the apply.
+  refused_here = [for role, length in { for role, rights in local.roles : role => length(jsonencode(rights)) } :
+    "${length(local.queues)} queues are too many for one policy: that of the ${role} has some ${length} characters, and IAM takes 6144. Give some queues another namespace, and a second call of the module."
+    if length > 5900
+  ]
 }

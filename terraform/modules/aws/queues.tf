@@ -13,12 +13,12 @@ resource "aws_sqs_queue" "dead" {
   # The dead part of a FIFO queue is one too (Developer Guide, dead-letter queues).
   fifo_queue                 = each.value.ordered
   visibility_timeout_seconds = each.value.lease_seconds
-  # Longer than its queue's: a message that SQS moves by itself keeps the time at which it was sent.
+  # Longer than its queue's, which is seen to in description.tf: a message that SQS moves by itself keeps its age.
   message_retention_seconds = each.value.dead_retention_seconds
   max_message_size          = var.max_message_bytes
   # null, not false, beside a key of your own: the two contradict.
   sqs_managed_sse_enabled = var.encryption_key == null ? true : null
-  kms_master_key_id       = var.encryption_key
+  kms_master_key_id       = try(var.encryption_key.id, null)
   tags                    = local.tags[each.key]
 }
 
@@ -31,7 +31,7 @@ resource "aws_sqs_queue" "main" {
   message_retention_seconds  = local.queues[each.value.queue].retention_seconds
   max_message_size           = var.max_message_bytes
   sqs_managed_sse_enabled    = var.encryption_key == null ? true : null
-  kms_master_key_id          = var.encryption_key
+  kms_master_key_id          = try(var.encryption_key.id, null)
   tags                       = local.tags[each.value.queue]
 }
 
@@ -44,7 +44,7 @@ resource "aws_sqs_queue" "delay" {
   message_retention_seconds  = each.value.delay_retention_seconds
   max_message_size           = var.max_message_bytes
   sqs_managed_sse_enabled    = var.encryption_key == null ? true : null
-  kms_master_key_id          = var.encryption_key
+  kms_master_key_id          = try(var.encryption_key.id, null)
   tags                       = local.tags[each.key]
 }
 

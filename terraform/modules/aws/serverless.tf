@@ -16,7 +16,7 @@ resource "aws_lambda_event_source_mapping" "function" {
   # Not to be chosen: without it the list of failures is ignored, and what failed is deleted.
   function_response_types = ["ReportBatchItemFailures"]
   batch_size              = each.value.ordered ? min(10, local.serverless[each.value.queue].batch) : local.serverless[each.value.queue].batch
-  # A FIFO queue takes none, not even 0.
+  # A FIFO queue takes none, not even 0 (API CreateEventSourceMapping).
   maximum_batching_window_in_seconds = each.value.ordered ? null : local.serverless[each.value.queue].window_seconds
 
   dynamic "scaling_config" {

@@ -16,7 +16,9 @@ locals {
   )
 
   assignments = merge([for who, principal in local.principals : merge([for key, main in local.mains : {
-    for right in local.rights[principal.role] : "${who} ${key} ${right}" => { id = principal.id, main = key, right = right }
+    for right in local.rights[principal.role] : "${who} ${key} ${right}" => {
+      id = principal.id, main = key, right = right, program = principal.role != "operator"
+    }
   } if principal.queue == null || principal.queue == main.queue]...)]...)
 }
 
@@ -27,5 +29,6 @@ resource "azurerm_role_assignment" "queue" {
   role_definition_name = each.value.right
   principal_id         = each.value.id
   # Said, because Azure may not yet know an identity that was made a moment ago.
-  principal_type = "ServicePrincipal"
+  # An operator may be a person or a group.
+  principal_type = each.value.program ? "ServicePrincipal" : null
 }

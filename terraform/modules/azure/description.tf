@@ -80,6 +80,10 @@ locals {
       if local.limits.dead_retention_seconds != null && try(queue.dead_retention_seconds < queue.retention_seconds || queue.dead_retention_seconds > local.limits.dead_retention_seconds[1], false)
     ],
     [for name, queue in local.queues :
+      "queues.${name}.retention = ${queue.retention_seconds}s, dead_retention = ${queue.dead_retention_seconds}s: what ${local.limits.name} moves to the dead part by itself keeps its age, and would be gone at once. Choose a retention below the other. ${local.mend}"
+      if local.limits.dead_ages && queue.dead_retention_seconds == queue.retention_seconds
+    ],
+    [for name, queue in local.queues :
       "queues.${name}.dedup = ${queue.dedup_seconds}s: ${local.limits.name} drops no duplicates${local.limits.dedup == "ordered" ? " where ordered is not set" : ""}. Remove it. ${local.mend}"
       if queue.dedup_seconds > 0 && (local.limits.dedup == "none" || local.limits.dedup == "ordered" && !queue.ordered)
     ],

@@ -10,12 +10,13 @@ locals {
     unrun                  = 5
     retention_seconds      = [60, 315360000]
     dead_retention_seconds = null
+    dead_ages              = false
     dedup                  = "all"
     dedup_seconds          = [20, 604800]
     ages                   = [60, 300, 900, 1800, 3600, 21600, 43200, 86400]
 
     functions = {
-      leases                 = 1
+      leases                 = 0
       timeout_seconds        = [1, 600]
       batch                  = [1, 1]
       ordered_batch          = [1, 1]

@@ -57,7 +57,7 @@ variable "encryption_identity" {
 
 locals {
   refused_here = concat(
-    [for key in compact([var.encryption_key]) :
+    [for key in var.encryption_key == null ? [] : ["key"] :
       "encryption_key: a key of your own needs sku = \"Premium\" (it is \"${var.sku}\"), and the identity that may use it in encryption_identity. Set both, or leave the key out."
       if var.sku != "Premium" || var.encryption_identity == null
     ],

@@ -12,11 +12,15 @@ resource "azurerm_servicebus_namespace" "this" {
   # A queue carries no tags: the namespace does for all.
   tags = merge(var.tags, { "cloudq-config" = substr(var.cloudq.config_hash, 0, 12) })
 
-  # What Azure makes of nothing, said, so that a change of it is seen.
-  network_rule_set {
-    default_action                = "Allow"
-    public_network_access_enabled = var.public_network_access
-    trusted_services_allowed      = false
+  # Network rules are Premium's.
+  dynamic "network_rule_set" {
+    for_each = var.sku == "Premium" ? ["said, so that a change of it is seen"] : []
+
+    content {
+      default_action                = "Allow"
+      public_network_access_enabled = var.public_network_access
+      trusted_services_allowed      = false
+    }
   }
 
   identity {
@@ -25,7 +29,7 @@ resource "azurerm_servicebus_namespace" "this" {
   }
 
   dynamic "customer_managed_key" {
-    for_each = compact([var.encryption_key])
+    for_each = var.encryption_key == null ? [] : [var.encryption_key.id]
 
     content {
       key_vault_key_id = customer_managed_key.value

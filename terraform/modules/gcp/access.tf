@@ -1,15 +1,16 @@
-# Grants on these topics and subscriptions, none on the project.
+# Grants on these topics and subscriptions, none on the project. By id, which is unknown while one is made anew: its grants are gone
+# with the old one, and must be given again.
 
 locals {
   topics = merge(
-    { for key, each in google_pubsub_topic.main : "main/${key}" => each.name },
-    { for key, each in google_pubsub_topic.delay : "delay/${key}" => each.name },
-    { for key, each in google_pubsub_topic.dead : "dead/${key}" => each.name },
+    { for key, each in google_pubsub_topic.main : "main/${key}" => each.id },
+    { for key, each in google_pubsub_topic.delay : "delay/${key}" => each.id },
+    { for key, each in google_pubsub_topic.dead : "dead/${key}" => each.id },
   )
   subscriptions = merge(
-    { for key, each in google_pubsub_subscription.main : "main/${key}" => each.name },
-    { for key, each in google_pubsub_subscription.delay : "delay/${key}" => each.name },
-    { for key, each in google_pubsub_subscription.dead : "dead/${key}" => each.name },
+    { for key, each in google_pubsub_subscription.main : "main/${key}" => each.id },
+    { for key, each in google_pubsub_subscription.delay : "delay/${key}" => each.id },
+    { for key, each in google_pubsub_subscription.dead : "dead/${key}" => each.id },
   )
 
   publishers = merge(
@@ -23,10 +24,10 @@ locals {
     { for pair in setproduct(keys(var.principals.operators), keys(local.topics)) : "operator ${pair[0]} ${pair[1]}" => {
       part = pair[1], member = var.principals.operators[pair[0]]
     } if startswith(pair[1], "main/") },
-    # A function that is pushed to gives up what failed for good, and forwards nothing.
-    { for name, function in var.functions : "function ${name}" => {
-      part = "dead/${name}", member = "serviceAccount:${function.identity}"
-    } if contains(keys(local.queues), name) },
+    # A function gives up what failed for good, and sends what is tried again much later.
+    { for pair in setproduct(keys(var.functions), ["dead", "delay"]) : "function ${pair[0]} ${pair[1]}" => {
+      part = "${pair[1]}/${pair[0]}", member = "serviceAccount:${var.functions[pair[0]].identity}"
+    } if contains(keys(local.queues), pair[0]) },
   )
   subscribers = merge(
     { for pair in setproduct(keys(var.principals.workers), keys(local.topics)) : "worker ${pair[0]} ${pair[1]}" => {

@@ -10,6 +10,7 @@ locals {
     unrun                  = 5
     retention_seconds      = [600, 2678400]
     dead_retention_seconds = [600, 2678400]
+    dead_ages              = false
     dedup                  = "none"
     dedup_seconds          = [0, 0]
     ages                   = null

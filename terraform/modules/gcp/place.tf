@@ -30,10 +30,6 @@ locals {
 
   refused_here = concat(
     [for name, function in var.functions :
-      "functions.${name}.target = \"${function.target}\": Pub/Sub pushes to an https URL. Name that of the service."
-      if !startswith(function.target, "https://")
-    ],
-    [for name, function in var.functions :
       "functions.${name}: the subscription is pushed, and exactly_once is for what is pulled. Set exactly_once = false."
       if var.exactly_once
     ],

@@ -11,7 +11,7 @@ resource "google_pubsub_topic" "main" {
 
   project      = var.project
   name         = each.value.name
-  kms_key_name = var.encryption_key
+  kms_key_name = try(var.encryption_key.id, null)
   labels       = local.labels[each.value.queue]
 
   depends_on = [google_kms_crypto_key_iam_member.service_agent]
@@ -22,7 +22,7 @@ resource "google_pubsub_topic" "delay" {
 
   project      = var.project
   name         = each.value.names.delay
-  kms_key_name = var.encryption_key
+  kms_key_name = try(var.encryption_key.id, null)
   labels       = local.labels[each.key]
 
   depends_on = [google_kms_crypto_key_iam_member.service_agent]
@@ -33,7 +33,7 @@ resource "google_pubsub_topic" "dead" {
 
   project      = var.project
   name         = each.value.names.dead
-  kms_key_name = var.encryption_key
+  kms_key_name = try(var.encryption_key.id, null)
   labels       = local.labels[each.key]
 
   depends_on = [google_kms_crypto_key_iam_member.service_agent]
@@ -43,7 +43,7 @@ resource "google_pubsub_topic" "dead" {
 resource "google_kms_crypto_key_iam_member" "service_agent" {
   for_each = toset(var.encryption_key == null ? [] : ["topics"])
 
-  crypto_key_id = var.encryption_key
+  crypto_key_id = var.encryption_key.id
   role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
   member        = local.service_agent
 }
@@ -91,6 +91,14 @@ resource "google_pubsub_subscription" "main" {
         service_account_email = push_config.value.identity
         audience              = coalesce(push_config.value.audience, push_config.value.target)
       }
+    }
+  }
+
+  lifecycle {
+    # Apart from the other rules: the URL may only be known after the service is made.
+    precondition {
+      condition     = alltrue([for name, function in var.functions : startswith(function.target, "https://") if name == each.value.queue])
+      error_message = "functions.${each.value.queue}.target = \"${try(var.functions[each.value.queue].target, "")}\": Pub/Sub pushes to an https URL. Name that of the service."
     }
   }
 }

@@ -476,12 +476,15 @@ async def test_the_native_clients_can_be_had(pubsub):
 async def test_subscriptions_are_made_as_the_design_has_them(pubsub):
     async with pubsub.driver() as driver:
         queue = await pubsub.queue(lease=60.0)
+        weekly = replace(queue, physical="t-weekly", retention=7 * 86_400.0)
+        await driver.create([weekly])
         subscriber = driver.unwrap(SubscriberAsyncClient)
+        kept = await subscriber.get_subscription(subscription="projects/test-project/subscriptions/t-weekly")
         made = await subscriber.get_subscription(subscription=f"projects/test-project/subscriptions/{queue.physical}")
     assert made.ack_deadline_seconds == 60
     assert "retry_policy" not in made
     assert made.dead_letter_policy.dead_letter_topic.endswith(f"{queue.physical}-dlq")
-    assert made.message_retention_duration.days == 7
+    assert (kept.message_retention_duration.days, made.message_retention_duration.days) == (7, 31)
     assert "expiration_policy" in made
     assert not made.expiration_policy.ttl
 

@@ -64,11 +64,11 @@ run "a_key_of_your_own_excludes_the_other" {
   command = plan
 
   variables {
-    encryption_key = "arn:aws:kms:eu-west-1:123456789012:key/k"
+    encryption_key = { id = "arn:aws:kms:eu-west-1:123456789012:key/k" }
   }
 
   assert {
-    condition     = alltrue([for queue in aws_sqs_queue.main : queue.kms_master_key_id == var.encryption_key])
+    condition     = alltrue([for queue in aws_sqs_queue.main : queue.kms_master_key_id == var.encryption_key.id])
     error_message = "Encrypted with that key."
   }
   assert {
@@ -116,8 +116,17 @@ run "rights_are_attached_to_who_is_named" {
   }
 
   assert {
-    condition     = toset(keys(aws_iam_role_policy_attachment.role)) == toset(["producer/web", "operator/support", "worker/function thumbs"])
-    error_message = "The function gets a worker's rights."
+    condition     = toset(keys(aws_iam_role_policy_attachment.role)) == toset(["producer/web", "operator/support", "function/thumbs"])
+    error_message = "The function gets a policy of its own."
+  }
+}
+
+run "a_function_has_the_rights_that_lambda_asks_for_on_its_own_queue_alone" {
+  command = plan
+
+  assert {
+    condition     = contains(jsondecode(aws_iam_policy.role["function-thumbs"].policy).Statement[0].Action, "sqs:GetQueueAttributes") && !strcontains(aws_iam_policy.role["function-thumbs"].policy, "shop-mail")
+    error_message = "GetQueueAttributes for the event source, and nothing of other queues."
   }
 }
 

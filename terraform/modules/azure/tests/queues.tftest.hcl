@@ -84,7 +84,7 @@ run "a_key_of_your_own_needs_premium" {
   command = plan
 
   variables {
-    encryption_key = "https://shop.vault.azure.net/keys/queues"
+    encryption_key = { id = "https://shop.vault.azure.net/keys/queues" }
   }
 
   expect_failures = [terraform_data.description]

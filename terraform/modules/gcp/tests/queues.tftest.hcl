@@ -73,11 +73,11 @@ run "a_key_of_your_own_needs_a_grant" {
   command = plan
 
   variables {
-    encryption_key = "projects/p/locations/l/keyRings/r/cryptoKeys/k"
+    encryption_key = { id = "projects/p/locations/l/keyRings/r/cryptoKeys/k" }
   }
 
   assert {
-    condition     = alltrue([for topic in google_pubsub_topic.main : topic.kms_key_name == var.encryption_key]) && length(google_kms_crypto_key_iam_member.service_agent) == 1
+    condition     = alltrue([for topic in google_pubsub_topic.main : topic.kms_key_name == var.encryption_key.id]) && length(google_kms_crypto_key_iam_member.service_agent) == 1
     error_message = "Every topic, and Pub/Sub may use it."
   }
 }
@@ -108,7 +108,7 @@ run "a_target_without_tls_is_refused" {
     functions = { thumbs = { target = "http://thumbs.run.app/run", identity = "push@shop-production.iam.gserviceaccount.com" } }
   }
 
-  expect_failures = [terraform_data.description]
+  expect_failures = [google_pubsub_subscription.main]
 }
 
 run "a_name_is_not_a_number" {
