@@ -22,7 +22,7 @@ from cloudq.delay import used
 from cloudq.driver import Part, Queue
 from cloudq.durations import seconds
 from cloudq.errors import ConfigError
-from cloudq.facts import Facts, Infrastructure, facts_of
+from cloudq.facts import Facts, Infrastructure, facts_of, providers
 from cloudq.made import SCHEMA_VERSION
 from cloudq.opening import facts_at, scheme_of
 
@@ -49,11 +49,18 @@ def described(app: CloudQ, scheme: str | None) -> tuple[Facts, list[str]]:
             raise ConfigError(f"the queues live with {', '.join(sorted(schemes))}: choose one with --target.")
         scheme = schemes.pop()
     else:
+        scheme = _schemes_by_cloud().get(scheme, scheme)
         names = [name for name in names if app.settings.queue(name).url is None or scheme_of(app.url_of(name)) == scheme]
     facts = facts_of(scheme)
     if facts.infrastructure is None:
         raise ConfigError(f"{facts.name} has no infrastructure to make. Name a provider that has: --target, or CLOUDQ_URL.")
     return facts, names
+
+
+def _schemes_by_cloud() -> dict[str, str]:
+    """Return the provider that each module is for: its directory is named for the cloud."""
+    made = {facts.scheme: facts.infrastructure for facts in map(facts_of, providers())}
+    return {infrastructure.cloud: scheme for scheme, infrastructure in made.items() if infrastructure is not None}
 
 
 def describe(app: CloudQ, facts: Facts, names: Sequence[str]) -> dict[str, Any]:

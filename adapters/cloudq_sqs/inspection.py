@@ -44,6 +44,8 @@ def inspect(client: SQSClient, options: Options, functions: Callable[[], Any], q
     """Compare each queue. `functions` makes a client of Lambda, which is asked only where a function is declared."""
     checks: list[Check] = []
     dead_arns: dict[str, str] = {}
+    # For the vendor's own command, which does not know what the URL says.
+    where = f"--region {client.meta.region_name}" + (f" --endpoint-url {options.endpoint}" if options.endpoint else "")
     # Lambda is not where the URL's endpoint is, unless the environment says so.
     local = bool(options.endpoint) and not {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_LAMBDA"} & set(os.environ)
     for declared in sorted(queues, key=lambda declared: declared.queue.part is not Part.DEAD):
@@ -70,7 +72,7 @@ def inspect(client: SQSClient, options: Options, functions: Callable[[], Any], q
             continue
         if queue.part is Part.DEAD:
             dead_arns[queue.logical] = live["QueueArn"]
-        one = _One(name, url, live, tags)
+        one = _One(name, url, where, live, tags)
         wanted: Answer = {str(key): value for key, value in attributes(queue, options, "arn").items()}
         checks += one.settings(wanted, options)
         checks += one.dead_letters(declared, options, dead_arns.get(queue.logical, ""), wanted)
@@ -86,21 +88,32 @@ def inspect(client: SQSClient, options: Options, functions: Callable[[], Any], q
 class _One:
     """One queue as it is."""
 
-    def __init__(self, name: str, url: str, live: Answer, tags: Answer) -> None:
+    def __init__(self, name: str, url: str, where: str, live: Answer, tags: Answer) -> None:
         self.name, self.url, self.live = name, url, live
-        self.tags = tags
+        self.where, self.tags = where, tags
 
     def settings(self, wanted: Answer, options: Options) -> list[Check]:
         """Compare what CreateQueue sets."""
         kept = {key: value for key, value in wanted.items() if key in _WHY} | {"DelaySeconds": "0"}
-        size = int(self.live.get("MaximumMessageSize", 0))
-        if size >= _ENOUGH:
-            kept["MaximumMessageSize"] = str(size)
+        del kept["MaximumMessageSize"]
         kept.setdefault("FifoQueue", "false")
         found = [
             self._compare(key, value, self.live.get(key, _UNSAID.get(key, "-")), _WHY[key])
             for key, value in sorted(kept.items())
         ]
+        size = int(self.live.get("MaximumMessageSize", 0))
+        mend = self._mend("MaximumMessageSize", wanted["MaximumMessageSize"])
+        found.append(
+            Check(
+                queue=self.name,
+                setting="MaximumMessageSize",
+                declared=f"{_ENOUGH} or more",
+                live=str(size),
+                ok=size >= _ENOUGH,
+                why="" if size >= _ENOUGH else _WHY["MaximumMessageSize"],
+                mend="" if size >= _ENOUGH else mend,
+            )
+        )
         if options.sse != "off":
             encrypted = self.live.get("SqsManagedSseEnabled") == "true" or bool(self.live.get("KmsMasterKeyId"))
             mend = self._mend("SqsManagedSseEnabled", "true")
@@ -173,7 +186,7 @@ class _One:
 
     def _command(self, key: str, value: str) -> str:
         asked = json.dumps({key: value})
-        return f"aws sqs set-queue-attributes --queue-url {self.url} --attributes '{asked}'"
+        return f"aws sqs set-queue-attributes {self.where} --queue-url {self.url} --attributes '{asked}'"
 
 
 def _functions(client: Callable[[], Any], name: str, arn: str) -> list[Check]:
@@ -204,10 +217,7 @@ def _functions(client: Callable[[], Any], name: str, arn: str) -> list[Check]:
 
 def _listed(value: Any) -> list[Any]:
     """Return what IAM lets be written as one or as several, as several."""
-    if isinstance(value, list):
-        several: list[Any] = value
-        return several
-    return [] if value is None else [value]
+    return [] if value is None else [*value] if isinstance(value, list) else [value]
 
 
 def _document(text: str | None) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def read(place: str, query: Mapping[str, str]) -> Options:
             f"sqs://{place}: {place!r} is not the name of an AWS region. Write sqs://eu-west-1, sqs:// for the region of the "
             f"environment or profile, or sqs://local for the emulator."
         )
+    if place == LOCAL and "endpoint" in query:
+        raise ConfigError("sqs://local: endpoint= is for a server elsewhere: sqs://us-east-1?endpoint=... Here use port=.")
     fields: dict[str, str | int] = {}
     urls: dict[str, str] = {}
     for name, value in query.items():

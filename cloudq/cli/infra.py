@@ -27,7 +27,7 @@ def infra() -> None:
 
 @infra.command()
 @click.argument("app", type=APP, required=False)
-@click.option("--target", help="The provider to describe. Default: that of the settings.")
+@click.option("--target", help="The provider to describe, or its cloud: sqs or aws, ... Default: that of the settings.")
 @click.option("--output", "-o", default=EXPORTED, show_default=True, help="Where to; - for standard output.")
 @click.option("--check", is_flag=True, help="Write nothing; exit code 3 when the file is not what would be written.")
 def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) -> None:
@@ -38,8 +38,11 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
     """
     if check and output == "-":
         raise click.UsageError("--check compares with a file: name it with -o, or leave -o out")
+    again = " ".join(["cloudq", *(word for word in sys.argv[1:] if word != "--check")])
     app = app or CloudQ()
     facts, names = described(app, target)
+    if elsewhere := sorted({*app.queue_names()} - {*names}):
+        click.echo(f"left out, because their own url names another provider: {', '.join(elsewhere)}", err=True)
     refused = dict.fromkeys(line.note for line in assess(app, facts, names) if line.finding)
     if refused:
         for note in refused:
@@ -49,7 +52,7 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
     if output == "-":
         click.echo(written(document), nl=False)
     elif check:
-        _compare(Path(output), document)
+        _compare(Path(output), document, again)
     else:
         try:
             Path(output).write_text(written(document), encoding="utf-8")
@@ -58,10 +61,10 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
         click.echo(f"wrote {output}: {len(names)} queue(s) for {facts.name}, {document['config_hash'][:12]}")
 
 
-def _compare(path: Path, document: dict[str, Any]) -> None:
-    """Say in what the file differs."""
+def _compare(path: Path, document: dict[str, Any], again: str) -> None:
+    """Say in what the file differs; `again` is the command that writes it."""
     if not path.is_file():
-        click.echo(f"{path} does not exist. Write it: cloudq infra export", err=True)
+        click.echo(f"{path} does not exist. Write it: {again}", err=True)
         sys.exit(_FINDING)
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -71,11 +74,11 @@ def _compare(path: Path, document: dict[str, Any]) -> None:
     differing = [key for key in sorted({*found, *wanted}) if found.get(key, _MISSING) != wanted.get(key, _MISSING)]
     for key in [key for key in differing if not key.endswith("hash")] or differing:
         is_, says = found.get(key, _MISSING), wanted.get(key, _MISSING)
-        click.echo(f"{path}: {key.removeprefix('cloudq.')} is {is_}, cloudq.toml says {says}", err=True)
+        click.echo(f"{path}: {key.removeprefix('cloudq.')} is {is_}, the settings say {says}", err=True)
     if there != {"cloudq": document}:
-        click.echo(f"{path} is not what cloudq.toml says. Write it anew: cloudq infra export", err=True)
+        click.echo(f"{path} is not what the settings say. Write it anew: {again}", err=True)
         sys.exit(_FINDING)
-    click.echo(f"{path} is what cloudq.toml says")
+    click.echo(f"{path} is what the settings say")
 
 
 def _flat(value: object, path: str = "") -> dict[str, Any]:

@@ -67,6 +67,9 @@ def worker(
             f"{count * work.concurrency} tasks at once; grace {work.grace:g} s; settings: {origin()}",
             err=True,
         )
+        served = [name for name in work.queues if app.settings.queue(name).serverless is not None]
+        if served:
+            click.echo(f"warning: declared for a function, and worked on here too: {', '.join(served)}", err=True)
         for told in stale(app, os.environ, Path.cwd()):
             click.echo(f"warning: {told}", err=True)
     if reloading:

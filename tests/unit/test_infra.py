@@ -82,6 +82,7 @@ def test_queues_of_another_provider_are_left_out():
     app = CloudQ("sqs://eu-west-1", queues={"mail": {}, "log": {"url": "pubsub://a-project"}})
     assert described(app, "sqs")[1] == ["mail"]
     assert described(app, "pubsub")[1] == ["log", "mail"]
+    assert described(app, "aws")[0].scheme == "sqs"
 
 
 def test_export_writes_and_check_tells_what_differs(tmp_path, monkeypatch):
@@ -92,11 +93,11 @@ def test_export_writes_and_check_tells_what_differs(tmp_path, monkeypatch):
     (tmp_path / "cloudq.toml").write_text('namespace = "shop"\n[queues.mail]\n')
     assert run("--check")[0] == 3
     assert run()[0] == 0
-    assert run("--check") == (0, "cloudq.auto.tfvars.json is what cloudq.toml says\n")
+    assert run("--check") == (0, "cloudq.auto.tfvars.json is what the settings say\n")
     monkeypatch.setenv("CLOUDQ_QUEUES__MAIL__LEASE", "2m")
     code, said = run("--check")
     assert code == 3
-    assert "queues.mail.lease_seconds is 60, cloudq.toml says 120" in said
+    assert "queues.mail.lease_seconds is 60, the settings say 120" in said
     assert run()[0] == 0
     file = tmp_path / "cloudq.auto.tfvars.json"
     changed = json.loads(file.read_text())

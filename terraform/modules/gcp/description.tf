@@ -8,7 +8,7 @@ variable "cloudq" {
 
   validation {
     condition     = toset(keys(var.cloudq)) == local.keys.document
-    error_message = "The description has no place for: ${join(", ", setsubtract(keys(var.cloudq), local.keys.document))}; it misses: ${join(", ", setsubtract(local.keys.document, keys(var.cloudq)))}. Write it anew: cloudq infra export."
+    error_message = "The description has keys too many: [${join(", ", setsubtract(keys(var.cloudq), local.keys.document))}], and too few: [${join(", ", setsubtract(local.keys.document, keys(var.cloudq)))}]. Write it anew: cloudq infra export."
   }
 
   validation {
@@ -24,7 +24,7 @@ variable "cloudq" {
   validation {
     condition = alltrue([for queue in values(var.cloudq.queues) : toset(keys(queue)) == local.keys.queue])
     error_message = join(" ", [for name, queue in var.cloudq.queues :
-      "queues.${name} has no place for: ${join(", ", setsubtract(keys(queue), local.keys.queue))}; it misses: ${join(", ", setsubtract(local.keys.queue, keys(queue)))}. Write it anew: cloudq infra export."
+      "queues.${name} has keys too many: [${join(", ", setsubtract(keys(queue), local.keys.queue))}], and too few: [${join(", ", setsubtract(local.keys.queue, keys(queue)))}]. Write it anew: cloudq infra export."
       if toset(keys(queue)) != local.keys.queue
     ])
   }
@@ -32,7 +32,7 @@ variable "cloudq" {
   validation {
     # Not against malice: it tells that somebody meant to change cloudq.toml and changed what is made of it.
     condition     = sha256(jsonencode({ for key, value in var.cloudq : key => value if key != "config_hash" })) == var.cloudq.config_hash
-    error_message = "The description was changed after `cloudq infra export` had written it. Change cloudq.toml, and write it anew: cloudq infra export."
+    error_message = "The description was changed after `cloudq infra export` had written it; `cloudq infra export --check` tells in what. Change cloudq.toml, and write it anew: cloudq infra export."
   }
 }
 
@@ -136,7 +136,7 @@ locals {
       if function.concurrency > 0 && !try(function.concurrency >= local.functions.concurrency[0] && function.concurrency <= local.functions.concurrency[1], false)
     ],
     [for name in setsubtract(keys(local.serverless), keys(var.functions)) :
-      "queues.${name}.serverless is set in cloudq.toml, and `functions` names no function for it. Add functions = { ${name} = { target = ... } }."
+      "queues.${name}.serverless is set in cloudq.toml, and `functions` names no function for it. Add functions = { ${name} = { target = ..., identity = ... } }."
     ],
     [for name in setsubtract(keys(var.functions), keys(local.serverless)) :
       "functions names ${name}, and cloudq.toml has no [queues.${name}.serverless]: workers run its tasks. Remove one or add the other."
