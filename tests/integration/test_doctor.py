@@ -69,9 +69,7 @@ SQS = {
     ),
     "a dead part that lets others in": (
         "shop-mail-dlq",
-        {
-            "RedriveAllowPolicy": '{"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:us-east-1:1:prod-shop-mail"]}'
-        },
+        {"RedriveAllowPolicy": '{"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:r:1:prod-shop-mail"]}'},
         "RedriveAllowPolicy lets its queues in",
     ),
 }
