@@ -121,6 +121,12 @@ def _not_made(name: str, settings: config.QueueSettings, facts: Facts) -> Iterat
     for note in _not_kept(of, settings, made, who):
         yield "expiry", "retention", note
     oldest = seconds(settings.alarm.oldest, "oldest")
+    if oldest > seconds(settings.retention, "retention"):
+        note = (
+            f"{of}.alarm.oldest = {spoken(oldest)}: nothing gets so old in a queue that keeps it for "
+            f"{spoken(seconds(settings.retention, 'retention'))} (retention). Choose a shorter time, or 0."
+        )
+        yield "alarm", "oldest", note
     if oldest and made.ages is not None and oldest not in made.ages:
         ages = ", ".join(spoken(age) for age in made.ages)
         yield "alarm", "oldest", f"{of}.alarm.oldest = {spoken(oldest)}: {who} watches over {ages}. Choose one of them, or 0."

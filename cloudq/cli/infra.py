@@ -27,7 +27,7 @@ def infra() -> None:
 
 @infra.command()
 @click.argument("app", type=APP, required=False)
-@click.option("--target", help="The provider to describe, or its cloud: sqs or aws, ... Default: that of the settings.")
+@click.option("--target", help="The provider to describe, or the name of its cloud. Default: that of the settings.")
 @click.option("--output", "-o", default=EXPORTED, show_default=True, help="Where to; - for standard output.")
 @click.option("--check", is_flag=True, help="Write nothing; exit code 3 when the file is not what would be written.")
 def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) -> None:

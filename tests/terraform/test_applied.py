@@ -13,13 +13,20 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from google.protobuf import field_mask_pb2
+from google.pubsub_v1 import SubscriberClient, types
 
+from cloudq_pubsub.emulator import Server
+from cloudq_servicebus.administration import Administration
+from cloudq_servicebus.options import read
 from conftest import missing
+from support import servicebus
 from support.foreign import moto_for_terraform
 from support.processes import environment
 from support.terraform import EXAMPLES, ROOT, Terraform, copy, real_mirror
@@ -199,11 +206,6 @@ def test_aws_minimal_with_the_real_provider(tmp_path, shop, moto):
 
 @pytest.mark.timeout(300)
 def test_pubsub_complete_with_the_stand_in(terraform, shop, monkeypatch):
-    from google.protobuf import field_mask_pb2
-    from google.pubsub_v1 import SubscriberClient, types
-
-    from cloudq_pubsub.emulator import Server
-
     server = Server().start()
     try:
         given = {"PUBSUB_EMULATOR_HOST": server.endpoint}
@@ -240,31 +242,29 @@ def test_pubsub_complete_with_the_stand_in(terraform, shop, monkeypatch):
 
 
 @pytest.mark.timeout(300)
-def test_servicebus_minimal_with_the_stand_in(terraform, shop):
-    from datetime import timedelta
-
-    servicebus = pytest.importorskip("support.servicebus", reason="proton is not built: a C compiler is needed")
-    from cloudq_servicebus.administration import Administration
-    from cloudq_servicebus.options import read
-
+def test_servicebus_complete_with_the_stand_in(terraform, shop):
+    servicebus.need_proton()
     with servicebus.emulated() as emulated:
-        endpoint, admin = (f"127.0.0.1:{port}" for port in (emulated.server.port, emulated.server.admin_port))
-        made = terraform("examples/azure-minimal", environ={"CLOUDQ_STANDIN_SERVICEBUS": admin}, **EXAMPLES["azure-minimal"])
+        place = emulated.place
+        given = {"CLOUDQ_STANDIN_SERVICEBUS": place["admin"]}
+        made = terraform("examples/azure-complete", environ=given, **EXAMPLES["azure-complete"])
         made.apply()
         assert not made.changed()
 
         # The name of a namespace leads to Azure alone: elsewhere it has to be said where its servers are.
-        shop.variables = {"CLOUDQ_URL": f"servicebus://?endpoint={endpoint}&admin={admin}"}
-        shop.write("azure-minimal", made.output("cloudq_config"), PROGRAM + FEW)
-        assert len(shop.work("mail")) == 19
+        shop.variables = {"CLOUDQ_URL": emulated.url}
+        shop.write("azure-complete", made.output("cloudq_config"), PROGRAM + MORE)
+        done = shop.work("mail", "audit")
+        assert len([line for line in done if line.startswith("mail")]) == 19
+        assert [line for line in done if line.startswith("audit")] == [f"audit {number}" for number in range(20)]
         shop.doctor()
 
-        client = Administration(read("", {"endpoint": endpoint, "admin": admin}))._client
+        client = Administration(read("", place))._client
         queue = client.get_queue("shop-mail")
         queue.lock_duration, queue.auto_delete_on_idle = timedelta(seconds=61), timedelta(days=1)
         client.update_queue(queue)
         said = shop.doctor(code=3)
-        assert re.search(r"shop-mail +lock_duration +PT1M +PT1M1S", said)
+        assert re.search(r"shop-mail +lock_duration +PT2M +PT1M1S", said)
         assert re.search(r"shop-mail +auto_delete_on_idle +never +P1D", said)
         assert made.changed()
         made.apply()

@@ -107,6 +107,11 @@ BAD = {
         "servicebus", '[queues.mail.alarm]\noldest = "2h"', {"alarm": {"oldest_seconds": 7200, "dead": 1}},
         ("queues.mail.alarm.oldest", "2h|7200s", "12h|43200", "Choose one of them"),
     ),
+    "an age that nothing reaches": Bad(
+        "sqs", 'retention = "4d"\n[queues.mail.alarm]\noldest = "5d"',
+        {"retention_seconds": 345_600, "alarm": {"oldest_seconds": 432_000, "dead": 1}},
+        ("queues.mail.alarm.oldest", "5d|432000s", "4d|345600s", "Choose a shorter time"),
+    ),
     "fewer dead than none": Bad(
         "sqs", "[queues.mail.alarm]\ndead = -1", {"alarm": {"oldest_seconds": 3600, "dead": -1}},
         ("alarm.dead", "-1", "the first dead task", "0 for never"),

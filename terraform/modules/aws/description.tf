@@ -104,6 +104,10 @@ locals {
       if queue.alarm.oldest_seconds < 0 || queue.alarm.oldest_seconds > 0 && !try(contains(local.limits.ages, queue.alarm.oldest_seconds), true)
     ],
     [for name, queue in local.queues :
+      "queues.${name}.alarm.oldest = ${queue.alarm.oldest_seconds}s: nothing gets so old in a queue that keeps it for ${queue.retention_seconds}s. Choose a shorter time, or 0. ${local.mend}"
+      if queue.alarm.oldest_seconds > queue.retention_seconds
+    ],
+    [for name, queue in local.queues :
       "queues.${name}.alarm.dead = ${queue.alarm.dead}: 1 to be told of the first dead task, 0 for never. ${local.mend}"
       if queue.alarm.dead < 0
     ],
