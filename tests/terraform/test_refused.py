@@ -168,7 +168,7 @@ BAD = {
     ),
     "text for a number": Bad(
         "sqs", 'max_attempts = "many"', {"max_attempts": "many"},
-        ("max_attempts", "many", "int|number", "Expected|required"),
+        ("queues.mail.max_attempts", "many", "int|is not a number", "Expected|Change cloudq.toml"),
     ),
 }  # fmt: skip
 

@@ -94,7 +94,7 @@ class Queue:
 
     def __init__(self, settings: Settings, *, dead: bool = False) -> None:
         """A dead-letter queue has no sessions, no expiry, and none behind it (docs, dead-letter queues)."""
-        self.settings = settings
+        self.settings: Settings = settings
         self.name: str = settings.name + (DEAD if dead else "")
         self.dead: Queue | None = None if dead else Queue(settings, dead=True)
         self.sessions_only: bool = settings.sessions and not dead

@@ -30,6 +30,14 @@ variable "cloudq" {
   }
 
   validation {
+    condition = alltrue(flatten([for queue in values(var.cloudq.queues) : [for key in local.keys.numbers : can(queue[key] + 0)]]))
+    error_message = join(" ", flatten([for name, queue in var.cloudq.queues : [for key in local.keys.numbers :
+      "queues.${name}.${key} = ${try(tostring(queue[key]), "nothing")} is not a number. Change cloudq.toml, and write the description anew: cloudq infra export."
+      if !can(queue[key] + 0)
+    ]]))
+  }
+
+  validation {
     # Not against malice: it tells that somebody meant to change cloudq.toml and changed what is made of it.
     condition     = sha256(jsonencode({ for key, value in var.cloudq : key => value if key != "config_hash" })) == var.cloudq.config_hash
     error_message = "The description was changed after `cloudq infra export` had written it; `cloudq infra export --check` tells in what. Change cloudq.toml, and write it anew: cloudq infra export."
@@ -38,6 +46,10 @@ variable "cloudq" {
 
 locals {
   keys = {
+    numbers = [
+      "dead_retention_seconds", "dedup_seconds", "delay_retention_seconds", "lease_seconds", "max_attempts", "max_deliveries",
+      "retention_seconds",
+    ]
     document = toset(["config_hash", "namespace", "prefix", "provider", "queues", "schema_version"])
     queue = toset([
       "alarm", "dead_retention_seconds", "dedup_seconds", "delay_retention_seconds", "hash", "lease_seconds", "max_attempts",

@@ -13,7 +13,7 @@ from cloudq.worker.process import Plan, working
 from support.gil import hold_the_lock
 
 pytestmark = pytest.mark.processes
-LOCK = 5.0
+LOCK = 10.0
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["waiting", "holding the interpreter's lock in bursts"])
