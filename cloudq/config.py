@@ -272,11 +272,15 @@ def _toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
+def from_environment(environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables that are settings, sorted."""
+    return sorted(name for name in environ if name.startswith("CLOUDQ_") and name not in _NOT_SETTINGS)
+
+
 def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for name, value in sorted(environ.items()):
-        if not name.startswith("CLOUDQ_") or name in _NOT_SETTINGS:
-            continue
+    for name in from_environment(environ):
+        value = environ[name]
         path = name.removeprefix("CLOUDQ_").lower().split("__")
         listed = path[-1] == "priorities"
         _put(result, path, [item.strip() for item in value.split(",")] if listed else value, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
+from cloudq import config
 from cloudq.app import CloudQ
 from cloudq.cli.loading import APP
 from cloudq.errors import ConfigError
@@ -43,6 +45,9 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
     facts, names = described(app, target)
     if elsewhere := sorted({*app.queue_names()} - {*names}):
         click.echo(f"left out, because their own url names another provider: {', '.join(elsewhere)}", err=True)
+    said = [name for name in config.from_environment(os.environ) if name != "CLOUDQ_URL"]
+    if said:
+        click.echo(f"taken from the environment, not from the file: {', '.join(said)}", err=True)
     refused = dict.fromkeys(line.note for line in assess(app, facts, names) if line.finding)
     if refused:
         for note in refused:
@@ -70,15 +75,29 @@ def _compare(path: Path, document: dict[str, Any], again: str) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a file that `cloudq infra export` wrote: {error}.") from error
+    same = there == {"cloudq": document}
+    queues: tuple[dict[str, Any], dict[str, Any]] = (_queues(there), document["queues"])
+    for name in sorted({*queues[0]} ^ {*queues[1]}):
+        where, missing = ("the file", "the settings") if name in queues[0] else ("the settings", "the file")
+        click.echo(f"{path}: the queue {name!r} is in {where} and not in {missing}; does only a task of APP name it?", err=True)
+        for each in queues:
+            each.pop(name, None)
     found, wanted = _flat(there), _flat({"cloudq": document})
     differing = [key for key in sorted({*found, *wanted}) if found.get(key, _MISSING) != wanted.get(key, _MISSING)]
     for key in [key for key in differing if not key.endswith("hash")] or differing:
         is_, says = found.get(key, _MISSING), wanted.get(key, _MISSING)
         click.echo(f"{path}: {key.removeprefix('cloudq.')} is {is_}, the settings say {says}", err=True)
-    if there != {"cloudq": document}:
+    if not same:
         click.echo(f"{path} is not what the settings say. Write it anew: {again}", err=True)
         sys.exit(_FINDING)
     click.echo(f"{path} is what the settings say")
+
+
+def _queues(there: object) -> dict[str, Any]:
+    """Return the queues of a file, as far as it has any."""
+    for key in ("cloudq", "queues"):
+        there = cast("dict[str, Any]", there).get(key, {}) if isinstance(there, dict) else {}
+    return cast("dict[str, Any]", there) if isinstance(there, dict) else {}
 
 
 def _flat(value: object, path: str = "") -> dict[str, Any]:

@@ -98,6 +98,13 @@ def test_export_writes_and_check_tells_what_differs(tmp_path, monkeypatch):
     code, said = run("--check")
     assert code == 3
     assert "queues.mail.lease_seconds is 60, the settings say 120" in said
+    assert "taken from the environment, not from the file: CLOUDQ_QUEUES__MAIL__LEASE" in said
+    monkeypatch.setenv("CLOUDQ_QUEUES__LOG__LEASE", "1m")
+    code, said = run("--check")
+    assert code == 3
+    assert "the queue 'log' is in the settings and not in the file" in said
+    assert "queues.log." not in said
+    monkeypatch.delenv("CLOUDQ_QUEUES__LOG__LEASE")
     assert run()[0] == 0
     file = tmp_path / "cloudq.auto.tfvars.json"
     changed = json.loads(file.read_text())
@@ -108,7 +115,8 @@ def test_export_writes_and_check_tells_what_differs(tmp_path, monkeypatch):
     assert run("--check")[0] == 2
     assert run("--check", "-o", "-")[0] == 2
     assert run("-o", "nowhere/a.json")[0] == 2
-    assert json.loads(run("-o", "-")[1])["cloudq"]["queues"]["mail"]["lease_seconds"] == 120
+    shown = CliRunner().invoke(main, ["infra", "export", "--target", "sqs", "-o", "-"]).stdout
+    assert json.loads(shown)["cloudq"]["queues"]["mail"]["lease_seconds"] == 120
 
 
 def test_what_was_made_says_where_the_queues_are_unless_somebody_else_does(tmp_path):
