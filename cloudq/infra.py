@@ -59,8 +59,8 @@ def described(app: CloudQ, scheme: str | None) -> tuple[Facts, list[str]]:
 
 def _schemes_by_cloud() -> dict[str, str]:
     """Return the provider that each module is for: its directory is named for the cloud."""
-    made = {facts.scheme: facts.infrastructure for facts in map(facts_of, providers())}
-    return {infrastructure.cloud: scheme for scheme, infrastructure in made.items() if infrastructure is not None}
+    known = {facts.scheme: facts.infrastructure for facts in map(facts_of, providers())}
+    return {infra.cloud: scheme for scheme, infra in known.items() if infra is not None}
 
 
 def describe(app: CloudQ, facts: Facts, names: Sequence[str]) -> dict[str, Any]:
@@ -112,20 +112,20 @@ def stale(app: CloudQ, environ: Mapping[str, str], directory: Path) -> list[str]
     return told
 
 
-def _queue(app: CloudQ, name: str, facts: Facts, made: Infrastructure) -> dict[str, Any]:
+def _queue(app: CloudQ, name: str, facts: Facts, infra: Infrastructure) -> dict[str, Any]:
     settings, scheme = app.settings.queue(name), facts.scheme
     parts = used(app.addresses(name), facts.limits)
     prefix = _prefix(settings.url or app.settings.url, scheme)
 
     for each in parts:
-        _refuse_name(_physical(prefix, each, made), facts.name, made)
+        _refuse_name(_physical(prefix, each, infra), facts.name, infra)
 
     def physical(part: Part) -> str | None:
         found = [queue for queue in parts if queue.part is part]
-        return _physical(prefix, found[0], made) if found else None
+        return _physical(prefix, found[0], infra) if found else None
 
     main = app.address(name, Part.MAIN)
-    longest = made.dead_retention[1] if made.dead_retention is not None else 0
+    longest = infra.dead_retention[1] if infra.dead_retention is not None else 0
     queue: dict[str, Any] = {
         "lease_seconds": math.ceil(main.lease),
         "max_attempts": settings.attempts,
@@ -134,12 +134,12 @@ def _queue(app: CloudQ, name: str, facts: Facts, made: Infrastructure) -> dict[s
         # Where copies are dropped, they are also without a window of the user's own.
         "dedup_seconds": math.ceil(main.dedup or facts.copies or 0),
         "retention_seconds": math.ceil(seconds(settings.retention, "retention")),
-        "delay_retention_seconds": math.ceil(made.retention[1]) if physical(Part.DELAY) else 0,
+        "delay_retention_seconds": math.ceil(infra.retention[1]) if physical(Part.DELAY) else 0,
         "dead_retention_seconds": math.ceil(seconds(settings.dead_retention or longest, "dead_retention")),
         "names": {
-            "main": {each.priority: _physical(prefix, each, made) for each in parts if each.part is Part.MAIN},
+            "main": {each.priority: _physical(prefix, each, infra) for each in parts if each.part is Part.MAIN},
             "delay": physical(Part.DELAY),
-            "dead": physical(Part.DEAD) if made.dead_retention is not None else None,
+            "dead": physical(Part.DEAD) if infra.dead_retention is not None else None,
         },
         "alarm": {"oldest_seconds": math.ceil(seconds(settings.alarm.oldest, "oldest")), "dead": settings.alarm.dead},
         "scale": {
@@ -147,34 +147,34 @@ def _queue(app: CloudQ, name: str, facts: Facts, made: Infrastructure) -> dict[s
             "minimum": settings.scale.minimum,
             "maximum": settings.scale.maximum,
         },
-        "serverless": _serverless(settings, made),
+        "serverless": _serverless(settings, infra),
     }
     of = {"schema_version": SCHEMA_VERSION, "provider": scheme, "namespace": app.settings.namespace, "queue": queue}
     return {**queue, "hash": _hash(of)[:_TAG]}
 
 
-def _serverless(settings: QueueSettings, made: Infrastructure) -> dict[str, int] | None:
+def _serverless(settings: QueueSettings, infra: Infrastructure) -> dict[str, int] | None:
     asked = settings.serverless
     if asked is None:
         return None
     return {
         "timeout_seconds": math.ceil(seconds(asked.timeout, "timeout")),
-        "batch": asked.batch or made.functions.usual_batch,
+        "batch": asked.batch or infra.functions.usual_batch,
         "window_seconds": math.ceil(seconds(asked.window, "window")),
         # 0: the provider's own limit.
         "concurrency": asked.concurrency or 0,
     }
 
 
-def _refuse_name(name: str, provider: str, made: Infrastructure) -> None:
-    for beginning in made.reserved:
+def _refuse_name(name: str, provider: str, infra: Infrastructure) -> None:
+    for beginning in infra.reserved:
         if name.lower().startswith(beginning):
             raise ConfigError(
                 f"{name!r}: {provider} lets no name begin with {beginning!r}. Choose another namespace or prefix."
             )
-    if len(name) > made.longest_name:
+    if len(name) > infra.longest_name:
         raise ConfigError(
-            f"{name!r} has {len(name)} characters, and {provider} takes {made.longest_name}. Choose a shorter namespace, "
+            f"{name!r} has {len(name)} characters, and {provider} takes {infra.longest_name}. Choose a shorter namespace, "
             f"prefix or name of the queue."
         )
 
@@ -186,10 +186,10 @@ def _prefix(url: str | None, scheme: str) -> str:
     return dict(parse_qsl(url.partition("?")[2])).get("prefix", "")
 
 
-def _physical(prefix: str, queue: Queue, made: Infrastructure) -> str:
+def _physical(prefix: str, queue: Queue, infra: Infrastructure) -> str:
     # A dead part is of the same kind as its queue; what waits for its time is in no order.
     ordered = queue.ordered or (queue.of_ordered and queue.part is Part.DEAD)
-    return f"{prefix}{queue.physical}{made.ordered_suffix if ordered else ''}"
+    return f"{prefix}{queue.physical}{infra.ordered_suffix if ordered else ''}"
 
 
 def _hash(document: Mapping[str, Any]) -> str:
