@@ -54,6 +54,8 @@ def moto_for_terraform() -> Iterator[str]:
     Queue._set_attributes, Queue.attributes = keep_policy, property(compact)
     try:
         with moto() as endpoint:
+            # It keeps what it has for as long as its process lives: what an earlier test has made too.
+            urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST"), timeout=10).close()
             yield endpoint
     finally:
         Queue._set_attributes, Queue.attributes = set_attributes, shown
