@@ -221,6 +221,16 @@ def test_a_description_that_was_not_hashed_again_is_refused_as_a_whole(terraform
     assert "Change cloudq.toml, and write it anew" in re.sub(r"\s+", " ", done.out)
 
 
+def test_more_queues_than_a_policy_can_name_are_refused_before_the_apply(terraform):
+    app = CloudQ(namespace="shop", queues={f"mail-{number}": {} for number in range(40)})
+    done = terraform("modules/aws", cloudq=describe(app, *described(app, "sqs"))).run("plan", "-input=false", "-no-color")
+    said = re.sub(r"\s+", " ", done.out)
+    assert done.code == 1
+    assert re.search(
+        r"40 queues are too many for one policy: that of the worker has some \d+ characters, and IAM takes 6144", said
+    )
+
+
 @pytest.mark.parametrize(("key", "value", "said"), [("schema_version", 2, "read 1"), ("provider", "pubsub", "--target sqs")])
 def test_a_description_for_something_else_is_refused(terraform, key, value, said):
     document = {**describe(app := CloudQ(namespace="shop", queues=GOOD), *described(app, "sqs")), key: value}

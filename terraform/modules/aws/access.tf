@@ -1,4 +1,4 @@
-# Three policies, one for each kind of program, over these queues and nothing else. A batch call needs the right of the single one.
+# A policy for each kind of program, and for each function, over these queues and nothing else. A batch needs the right of one.
 
 locals {
   arns = {

@@ -16,7 +16,7 @@ output "cloudq_config" {
 }
 
 output "access" {
-  description = "The ARN of the policy of each kind of program: producer, worker, operator."
+  description = "The ARN of each policy: producer, worker, operator, and function-<queue> for each function."
   value       = { for name, policy in aws_iam_policy.role : name => policy.arn }
 }
 
