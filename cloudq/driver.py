@@ -220,6 +220,11 @@ class Limits:
     #: Takes back a message that is not due yet (`Schedules`).
     cancels: bool
 
+    @property
+    def delays(self) -> bool:
+        """A message can be sent that is due later: by a delay of the provider's own, or through the delay part."""
+        return self.send_delay > 0 or self.parked > 0
+
 
 class Driver(Protocol):
     """One open connection to a provider. Read the module's docstring first: it binds every method here."""

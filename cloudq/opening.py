@@ -22,17 +22,23 @@ Opener = Callable[[str, Mapping[str, str], Clock], Driver]
 
 def open_driver(url: str, clock: Clock) -> Driver:
     """Open the driver that a URL names. ConfigError tells what is wrong with the URL; MissingAdapter what to install."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
+    if "://" not in url:
         raise ConfigError(f"{_masked(url)!r} is not a provider URL. Write scheme://place, e.g. sqlite:///cloudq.db.")
+    scheme = url.partition("://")[0]
     opener = _opener(scheme)
-    place, _, query = rest.partition("?")
+    place, options = parts_of(url)
     if "@" in place and ":" in place.split("@")[0]:
         raise ConfigError(
             f"{scheme}://... holds a password. A URL names a provider and a place, never a secret: credentials come from "
             f"the provider's own chain."
         )
-    return opener(place, dict(parse_qsl(query, keep_blank_values=True)), clock)
+    return opener(place, options, clock)
+
+
+def parts_of(url: str) -> tuple[str, dict[str, str]]:
+    """Return what stands between `://` and `?`, and the options after it."""
+    place, _, query = url.partition("://")[2].partition("?")
+    return place, dict(parse_qsl(query, keep_blank_values=True))
 
 
 def refuse_impossible(queue: Queue, limits: Limits) -> None:

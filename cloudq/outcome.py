@@ -280,7 +280,7 @@ def _not_mine(
     delay = min(delays[-1], max(grace - waited, 1.0))
     what = "a newer envelope" if envelope is None else f"the task {envelope.type!r}"
     reason = f"this worker does not know {what}; it is offered again, for {max(0.0, grace - waited):.0f} s more"
-    if envelope is not None and envelope.ordering_key is None:
+    if envelope is not None and envelope.ordering_key is None and limits.delays:
         return Resend(delay, envelope.attempts + delivery.deliveries - 1, reason, offers)
     # Counted, although it was not run: the count is all that ends the offers.
     return GiveBack(min(delay, limits.release_delay), reason=reason)

@@ -21,3 +21,21 @@ What is native and what composed
 Escape hatch
     `unwrap(botocore.client.BaseClient)` is the boto3 client for SQS.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudq_sqs.serverless import lambda_handler
+
+__all__ = ["lambda_handler"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late: the facts of this provider are read where nothing else of it is needed.
+    if name != "lambda_handler":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cloudq_sqs.serverless import lambda_handler
+
+    return lambda_handler

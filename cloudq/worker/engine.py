@@ -25,6 +25,7 @@ the grace; what still runs is given back; settlements are flushed.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -347,7 +348,7 @@ class Engine:
             station=source.station,
             clock=self._clock,
             lease_end=now + delivery.leased_for,
-            renew_at=now + delivery.leased_for - source.station.queue.lease / 2,
+            renew_at=now + delivery.leased_for - source.station.queue.lease / 2 if source.station.renews else math.inf,
         )
         self._emit(Name.RECEIVED, source.station, message_id=delivery.message_id, deliveries=delivery.deliveries)
         self.leases.hold(held)

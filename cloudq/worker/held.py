@@ -20,6 +20,8 @@ class Station:
     delay: Queue
     driver: Driver
     sender: Sender
+    #: False: whoever handed its messages over keeps their leases, and told how long they last.
+    renews: bool = True
 
     @property
     def limits(self) -> Limits:

@@ -123,9 +123,13 @@ async def engine_of(
     work: Plan,
     runner: Callable[[Execution], Runner] | None = None,
     outermost: Sequence[Middleware] = (),
+    handed: Callable[[str], Driver] | None = None,
 ) -> AsyncGenerator[Engine]:
-    """Have an engine with connections of its own, not yet running. `runner` and `outermost` middleware are for test kits."""
-    async with _stations(app, work.queues) as stations:
+    """Have an engine with connections of its own, not yet running. `runner` and `outermost` middleware are for test kits.
+
+    `handed` opens, for a provider URL, a driver whose messages a platform hands over (`cloudq.functions`).
+    """
+    async with _stations(app, work.queues, handed) as stations:
         grace = seconds(app.settings.worker.unknown_grace)
         middleware = [*outermost, *app.middlewares]
         execution = Execution(app.declared, app.clock, app.events, app.draw, grace, middleware)
@@ -144,7 +148,9 @@ async def engine_of(
 
 
 @asynccontextmanager
-async def _stations(app: CloudQ, queues: Sequence[str]) -> AsyncGenerator[list[Station]]:
+async def _stations(
+    app: CloudQ, queues: Sequence[str], handed: Callable[[str], Driver] | None
+) -> AsyncGenerator[list[Station]]:
     """Open one driver for each provider, and close them at the end."""
     drivers: dict[str, Driver] = {}
     senders: dict[str, Sender] = {}
@@ -161,13 +167,13 @@ async def _stations(app: CloudQ, queues: Sequence[str]) -> AsyncGenerator[list[S
         for name in queues:
             url = app.url_of(name)
             if url not in drivers:
-                drivers[url] = open_driver(url, app.clock)
+                drivers[url] = open_driver(url, app.clock) if handed is None else handed(url)
                 senders[url] = Sender(drivers[url], app.clock, spawn, app.draw)
             addresses = app.addresses(name)
             delay, dead = (next(q for q in addresses if q.part is part) for part in (Part.DELAY, Part.DEAD))
             for queue in (q for q in addresses if q.part is Part.MAIN):
                 refuse_impossible(queue, drivers[url].limits)
-                stations.append(Station(queue, dead, delay, drivers[url], senders[url]))
+                stations.append(Station(queue, dead, delay, drivers[url], senders[url], renews=handed is None))
         yield stations
     finally:
         for driver in drivers.values():
