@@ -24,3 +24,21 @@ What is native and what composed
 Escape hatch
     `unwrap(google.pubsub_v1.PublisherAsyncClient)` and `unwrap(google.pubsub_v1.SubscriberAsyncClient)`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloudq_pubsub.serverless import event_function, push_app, push_function
+
+__all__ = ["event_function", "push_app", "push_function"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late: the facts of this provider are read where nothing else of it is needed.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cloudq_pubsub import serverless
+
+    return getattr(serverless, name)

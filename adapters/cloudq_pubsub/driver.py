@@ -36,6 +36,7 @@ from cloudq.clock import Clock
 from cloudq.driver import Burial, Check, Declared, Delivery, Limits, Outgoing, Queue, Release, Settled, Stats
 from cloudq.errors import AccessDenied, ConfigError, DriverError, Refused, Unavailable
 from cloudq_pubsub import inspection, messages, provision
+from cloudq_pubsub.attributes import from_attributes
 from cloudq_pubsub.errors import by_ack_id, translate
 from cloudq_pubsub.facts import PUBSUB
 from cloudq_pubsub.options import Options
@@ -517,5 +518,5 @@ def _delivery(queue: Queue, received: Any, left: float) -> Delivery:
         sent_at=published.seconds + published.nanos / 1e9,
         message_id=message.message_id,
         group=message.ordering_key or None,
-        attributes=messages.from_attributes(message.attributes),
+        attributes=from_attributes(message.attributes),
     )

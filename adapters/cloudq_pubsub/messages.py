@@ -7,17 +7,12 @@ from __future__ import annotations
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # The SDK names types of protobuf and google.api_core that are not typed themselves.
-from collections.abc import Mapping
 from typing import Any
 
 from google.pubsub_v1 import types
 
 from cloudq.driver import RECORD, Outgoing
-
-#: docs, quotas, resource limits.
-MOST_ATTRIBUTES = 100
-#: Stands on a message that has neither a body nor attributes.
-EMPTY = "cloudq-empty"
+from cloudq_pubsub.attributes import EMPTY, MOST_ATTRIBUTES
 
 #: The protocol buffer class: the SDK's own wrapper around it costs more than the call.
 _Message: Any = types.PubsubMessage.pb()
@@ -32,10 +27,3 @@ def to_message(message: Outgoing) -> Any:
     if not message.body and not attributes:
         attributes[EMPTY] = "1"
     return _Message(data=message.body, attributes=attributes, ordering_key=message.group or "")
-
-
-def from_attributes(found: Mapping[str, str]) -> dict[str, str]:
-    """Return attributes as the core has them."""
-    attributes = dict(found)
-    attributes.pop(EMPTY, None)
-    return attributes
