@@ -319,6 +319,15 @@ class Functions:
         """The application whose tasks these are."""
         return self._app
 
+    @property
+    def queues(self) -> Mapping[str, Queue]:
+        """What is served, by the name that the platform has for it; delay parts too."""
+        return self._queues
+
+    def place(self, queue: Queue) -> tuple[str, Mapping[str, str]]:
+        """Return the place and the options of a queue's provider URL."""
+        return parts_of(self._app.url_of(queue.logical))
+
     def queue(self, name: str) -> Queue:
         """Return the queue that the platform calls so. ConfigError for one that is not served here."""
         queue = self._queues.get(name)

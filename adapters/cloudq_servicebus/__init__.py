@@ -20,3 +20,28 @@ What is native and what composed
 Escape hatch
     `unwrap(azure.servicebus.aio.ServiceBusClient)` is the client.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cloudq.errors import MissingAdapter
+
+if TYPE_CHECKING:
+    from cloudq_servicebus.serverless import functions_app
+
+__all__ = ["functions_app"]
+
+
+def __getattr__(name: str) -> Any:
+    # Late: the facts of this provider are read where nothing else of it is needed.
+    if name != "functions_app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from cloudq_servicebus.serverless import functions_app
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("azure.functions"):
+            raise MissingAdapter("functions_app needs azure-functions: pip install azure-functions") from error
+        raise
+
+    return functions_app

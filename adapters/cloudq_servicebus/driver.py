@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
+from uuid import UUID
 
 from azure.servicebus import NEXT_AVAILABLE_SESSION, ServiceBusReceivedMessage, ServiceBusSubQueue
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
@@ -238,6 +239,23 @@ class ServiceBusDriver:
         """Dead-letter, the kind as the reason and the record as the description."""
         self._usable()
         return await self._settle("dead-letter", [_Wish(*_receipt(each.delivery), _bury(each)) for each in batch])
+
+    async def bury_locked(self, queue: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
+        """Dead-letter what somebody else holds under a lock, whose token is the receipt (a `uuid.UUID`). No sessions."""
+        self._usable()
+        source = self._source(queue, self._options.name(queue))
+        assert isinstance(source, Receivers), "a lock of a session belongs to whoever holds it"
+        answers: list[Settled] = []
+        for each in batch:
+            burying = asyncio.ensure_future(
+                source.bury(cast("UUID", each.delivery.receipt), each.kind, each.record or messages.NO_RECORD)
+            )
+            self._hold(burying)
+            try:
+                answers.append(await asyncio.shield(burying))
+            except Exception as error:
+                raise translate(error, self._named(queue), "Listen") from error
+        return answers
 
     async def _settle(self, how: str, wishes: Sequence[_Wish]) -> list[Settled]:
         """Settle once. What is asked for again meanwhile, or afterwards, gets the same answer; another wish came too late."""

@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from azure.servicebus import ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusReceiver, ServiceBusSender
@@ -337,6 +338,19 @@ class Receivers:
     def _strays(self, but: Link) -> bool:
         """Tell whether another link may be given messages, at which nobody looks."""
         return any(link.credit and not link.taken for link in self._links if link is not but)
+
+    async def bury(self, token: UUID, reason: str, description: str) -> Settled:
+        """Dead-letter what somebody else received, by its lock's token, through the management of the queue."""
+        details = {"deadletter-reason": reason, "deadletter-description": description}
+
+        def call(receiver: ServiceBusReceiver) -> Coroutine[Any, Any, Any]:
+            # Not public. The SDK settles so what it received itself, where the link is gone; a token belongs to no link (docs,
+            # AMQP request/response, update-disposition).
+            private: Any = receiver
+            settle: Callable[..., Coroutine[Any, Any, Any]] = private._settle_message_via_mgmt_link  # noqa: SLF001  as said
+            return settle("suspended", [token], dead_letter_details=details)
+
+        return (await (await self._helping()).manage([call]))[0]
 
     async def _give(self, link: Link) -> None:
         link.taken = False
