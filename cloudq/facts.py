@@ -68,8 +68,8 @@ class Rule:
 
 #: The cases of each aspect. A provider has a rule for every one that can occur there.
 CASES: Mapping[Aspect, tuple[str, ...]] = {
-    "retry": ("within", "beyond", "ordered"),
-    "delay": ("within", "beyond", "ordered"),
+    "retry": ("within", "beyond", "ordered", "function"),
+    "delay": ("within", "beyond", "ordered", "function"),
     "dead-letter": ("explicit", "net"),
     "lease": ("start", "renewal"),
     "attempts": ("count",),
@@ -103,7 +103,8 @@ class Functions:
     """What a function may ask that takes the place of workers. Ranges are the least and the most; times in seconds.
 
     `leases` is how many times its timeout the queue's lease must be. `batch` and `window` are those of a queue without order.
-    `concurrency` is None where the provider does not bound the calls at once.
+    `concurrency` is None where the provider does not bound the calls at once. `ordered` says that a function may serve an
+    ordered queue, and `delays` that what is delayed reaches it: natively, or because it serves the delay part too.
     """
 
     leases: int
@@ -114,6 +115,8 @@ class Functions:
     window: tuple[float, float]
     ordered_window: tuple[float, float]
     concurrency: tuple[int, int] | None
+    ordered: bool
+    delays: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +180,8 @@ class Facts:
             never.add(("delay", "beyond"))
         if math.isinf(self.limits.release_delay):
             never.add(("retry", "beyond"))
+        if self.infrastructure is None:
+            never.update([("retry", "function"), ("delay", "function")])
         return [(aspect, case) for aspect in ASPECTS for case in CASES[aspect] if (aspect, case) not in never]
 
     def rule(self, aspect: Aspect, case: str) -> Rule:

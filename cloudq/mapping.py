@@ -83,6 +83,8 @@ def _of_queue(app: CloudQ, name: str, facts: Facts) -> Iterator[Line]:
     cases: list[tuple[Aspect, str]] = [("lease", "start"), ("lease", "renewal"), ("attempts", "count")]
     if queue.ordered:
         cases.extend([("delay", "ordered"), ("order", "key")])
+    elif settings.serverless is not None:
+        cases.extend([("delay", "within"), ("delay", "function")])
     else:
         cases.extend([("delay", "within"), ("delay", "beyond")])
     cases.extend([("dead-letter", "explicit"), ("dead-letter", "net"), ("expiry", "task"), ("expiry", "retention")])
@@ -163,6 +165,11 @@ def _not_kept(of: str, settings: config.QueueSettings, made: Infrastructure, who
 def _not_served(
     of: str, settings: config.QueueSettings, asked: config.ServerlessSettings, functions: Functions, who: str
 ) -> Iterator[str]:
+    if settings.ordered and not functions.ordered:
+        yield (
+            f"{of}.serverless with ordered = true: a function of {who} can neither delay nor dead-letter a message of an "
+            f"ordered queue. Let workers run it: remove [{of}.serverless]."
+        )
     # In whole seconds, as they are exported.
     lease, timeout, window = (math.ceil(seconds(value, of)) for value in (settings.lease, asked.timeout, asked.window))
     at, kind = f"{of}.serverless", "an ordered queue" if settings.ordered else "a queue"
@@ -243,6 +250,8 @@ def _of_task(queue: Queue, settings: config.QueueSettings, task: Task[Any, Any],
 def _retry(queue: Queue, settings: config.QueueSettings, task: Task[Any, Any], facts: Facts) -> Line:
     retry, limits = task.policy.retry, facts.limits
     first, longest = retry.delay(1, 0.0), longest_delay(retry)
+    if settings.serverless is not None and facts.infrastructure is not None:
+        return _line(facts.rule("retry", "function"), queue, facts, settings, task)
     if queue.ordered:
         line = _line(facts.rule("retry", "ordered"), queue, facts, settings, task)
         if longest > limits.ordered_release_delay:

@@ -135,6 +135,27 @@ SQS = Facts(
             source=f"{_SEND}: FIFO queues take no DelaySeconds per message",
         ),
         Rule(
+            aspect="retry",
+            case="function",
+            when="in a function",
+            how=How.NATIVE,
+            field="ChangeMessageVisibility.VisibilityTimeout, then batchItemFailures",
+            value="the delay, as in a worker",
+            source="AWS Lambda guide, Handling errors for an SQS event source",
+            cost="of an ordered queue, what is behind a failure in its batch comes back with it, and uses up an attempt unrun: "
+            "serverless.batch = 1 has none behind it",
+        ),
+        Rule(
+            aspect="delay",
+            case="function",
+            when="beyond 15 min, with a function",
+            how=How.COMPOSED,
+            field="event source mapping of <queue>-delay",
+            value="as delay, beyond: the function takes the place of the pump",
+            source="AWS Lambda guide, Using Lambda with Amazon SQS",
+            cost="a call of the function for each hop, with up to a batch of them",
+        ),
+        Rule(
             aspect="dead-letter",
             case="explicit",
             when="given up by cloudq, with a record",
@@ -309,6 +330,8 @@ SQS = Facts(
             window=(0.0, 300.0),
             ordered_window=(0.0, 0.0),
             concurrency=(2, 1000),
+            ordered=True,
+            delays=True,
         ),
         sources={
             "cloud": "choice: the name of the vendor's cloud",

@@ -57,6 +57,7 @@ def limits(facts: Facts) -> str:
         "window_seconds": functions.window,
         "ordered_window_seconds": functions.ordered_window,
         "concurrency": functions.concurrency,
+        "ordered": functions.ordered,
     }
     body = _aligned(values, 4) + "\n    functions = {\n" + _aligned(own, 6) + "    }\n"
     return (

@@ -112,6 +112,10 @@ BAD = {
         {"retention_seconds": 345_600, "alarm": {"oldest_seconds": 432_000, "dead": 1}},
         ("queues.mail.alarm.oldest", "5d|432000s", "4d|345600s", "Choose a shorter time"),
     ),
+    "a function for what is in order": Bad(
+        "servicebus", f"ordered = true\n{S}", {"serverless": {**FUNCTION, "batch": 1}},
+        ("queues.(mail|audit).serverless with ordered = true", "Let workers run it"), ordered=True,
+    ),
     "fewer dead than none": Bad(
         "sqs", "[queues.mail.alarm]\ndead = -1", {"alarm": {"oldest_seconds": 3600, "dead": -1}},
         ("alarm.dead", "-1", "the first dead task", "0 for never"),

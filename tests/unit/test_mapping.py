@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from cloudq import Backoff, CloudQ, ConfigError
 from cloudq.cli import main
+from cloudq.errors import Unsupported
 from cloudq.facts import How, facts_of, providers
 from cloudq.mapping import assess, hops, reference
 from cloudq.worker.process import plan
@@ -51,6 +52,48 @@ def test_a_retry_is_native_as_far_as_the_provider_holds_a_message():
     assert how(shop(), "pubsub", "mail", "retry", "send") == {How.COMPOSED}
     assert how(shop(retry=Backoff(cap="10m")), "pubsub", "mail", "retry", "send") == {How.NATIVE}
     assert how(shop(retry=Backoff(cap="10m")), "servicebus", "mail", "retry", "send") == {How.COMPOSED}
+
+
+SERVED = {"default": {"lease": "2m", "serverless": {"timeout": "20s"}}}
+
+
+def served(url="memory://shop"):
+    app = CloudQ(url, queues=SERVED)
+
+    @app.task(name="draw")
+    def draw(number: int) -> None: ...
+
+    return app, draw
+
+
+@pytest.mark.parametrize(
+    ("scheme", "retry", "delay"),
+    [
+        ("sqs", {How.NATIVE}, {How.NATIVE, How.COMPOSED}),
+        ("pubsub", {How.NATIVE}, {How.REFUSED}),
+        ("servicebus", {How.COMPOSED}, {How.NATIVE}),
+    ],
+)
+def test_a_function_keeps_what_its_platform_lets_it_keep(scheme, retry, delay):
+    app, _ = served()
+    assert findings(app, scheme) == []
+    assert how(app, scheme, "default", "retry", "draw") == retry
+    assert how(app, scheme, "default", "delay") == delay
+
+
+def test_a_delay_that_no_function_would_end_is_refused_at_the_enqueue():
+    app, draw = served("memory://shop?as=pubsub")
+    with pytest.raises(Unsupported, match=r"calls it with nothing that waits for its time\. Enqueue it without the delay"):
+        draw.options(delay="1h").enqueue(1)
+    app, draw = served("memory://shop?as=sqs")
+    assert draw.options(delay="1h").enqueue(1)
+    app.close()
+
+
+def test_a_function_for_ordered_work_is_refused_where_it_cannot_delay_or_bury():
+    app = CloudQ("memory://shop", queues={"default": {**SERVED["default"], "ordered": True}})
+    assert any("can neither delay nor dead-letter" in note for note in findings(app, "servicebus"))
+    assert findings(app, "sqs") == findings(app, "pubsub") == []
 
 
 def test_a_backoff_of_ordered_work_that_is_cut_is_told():

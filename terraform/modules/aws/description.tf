@@ -151,6 +151,10 @@ locals {
       "queues.${name}.serverless.concurrency = ${function.concurrency}: ${local.limits.name} bounds the calls at once to ${try(join(" to ", local.functions.concurrency), "nothing")}. Choose a number between, or leave it out. ${local.mend}"
       if function.concurrency > 0 && !try(function.concurrency >= local.functions.concurrency[0] && function.concurrency <= local.functions.concurrency[1], false)
     ],
+    [for name, function in local.serverless :
+      "queues.${name}.serverless with ordered = true: a function of ${local.limits.name} can neither delay nor dead-letter a message of an ordered queue. Let workers run it: remove [queues.${name}.serverless]. ${local.mend}"
+      if local.queues[name].ordered && !local.functions.ordered
+    ],
     [for name in setsubtract(keys(local.serverless), keys(var.functions)) :
       "queues.${name}.serverless is set in cloudq.toml, and `functions` names no function for it. Add functions = { ${name} = { target = ..., identity = ... } }."
     ],

@@ -23,6 +23,7 @@ locals {
       window_seconds         = [0, 300]
       ordered_window_seconds = [0, 0]
       concurrency            = [2, 1000]
+      ordered                = true
     }
   }
 }

@@ -23,6 +23,7 @@ locals {
       window_seconds         = [0, 0]
       ordered_window_seconds = [0, 0]
       concurrency            = [1, 1000]
+      ordered                = false
     }
   }
 }

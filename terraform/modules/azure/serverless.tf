@@ -10,7 +10,7 @@ output "function_app_settings" {
       "AzureFunctionsJobHost__functionTimeout"                                    = format("%02d:%02d:%02d", floor(function.timeout_seconds / 3600), floor(function.timeout_seconds % 3600 / 60), function.timeout_seconds % 60)
     },
     function.concurrency == 0 ? {} : {
-      (local.queues[name].ordered ? "AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentSessions" : "AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentCalls") = tostring(function.concurrency)
+      "AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentCalls" = tostring(function.concurrency)
     },
   ) }
 }

@@ -24,10 +24,10 @@ locals {
     { for pair in setproduct(keys(var.principals.operators), keys(local.topics)) : "operator ${pair[0]} ${pair[1]}" => {
       part = pair[1], member = var.principals.operators[pair[0]]
     } if startswith(pair[1], "main/") },
-    # A function gives up what failed for good, and sends what is tried again much later.
-    { for pair in setproduct(keys(var.functions), ["dead", "delay"]) : "function ${pair[0]} ${pair[1]}" => {
-      part = "${pair[1]}/${pair[0]}", member = "serviceAccount:${var.functions[pair[0]].identity}"
-    } if contains(keys(local.queues), pair[0]) },
+    # A function gives up what failed for good. What is tried again, it does not send anew: it answers so.
+    { for name, function in var.functions : "function ${name}" => {
+      part = "dead/${name}", member = "serviceAccount:${function.identity}"
+    } if contains(keys(local.queues), name) },
   )
   subscribers = merge(
     { for pair in setproduct(keys(var.principals.workers), keys(local.topics)) : "worker ${pair[0]} ${pair[1]}" => {

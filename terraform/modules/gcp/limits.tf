@@ -23,6 +23,7 @@ locals {
       window_seconds         = [0, 0]
       ordered_window_seconds = [0, 0]
       concurrency            = null
+      ordered                = true
     }
   }
 }

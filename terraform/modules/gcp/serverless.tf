@@ -2,10 +2,9 @@
 # be allowed to make tokens; that the identity may call the service (roles/run.invoker) belongs to the service.
 
 output "push" {
-  description = "For each queue with a function: the audience and the service account that the function must ask for, and the name of the delay part, which a function cannot serve: `cloudq pump` does."
+  description = "For each queue with a function: the audience and the service account that the push app must ask for."
   value = { for name, function in var.functions : name => {
     audience        = coalesce(function.audience, function.target)
     service_account = function.identity
-    delay           = local.queues[name].names.delay
   } if contains(keys(local.queues), name) }
 }
