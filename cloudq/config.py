@@ -183,11 +183,17 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grace: Written = "25s"
     #: How long a task that no worker knows is offered before it is dead-lettered.
     unknown_grace: Written = "1h"
+    #: Answers /livez and /readyz at this port. None: it does not.
+    health_port: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         if self.concurrency < 1 or self.processes < 1:
             raise ValueError("concurrency and processes are 1 or more.")
+        if self.health_port is not None and not 0 < self.health_port < 65_536 - self.processes:
+            raise ValueError(
+                f"health_port = {self.health_port}: a port number; with several processes, each takes one of those behind it."
+            )
         seconds(self.grace, "grace")
         seconds(self.unknown_grace, "unknown_grace")
 

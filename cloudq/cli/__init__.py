@@ -13,6 +13,7 @@ from cloudq.cli.doctor import doctor
 from cloudq.cli.emulate import emulate
 from cloudq.cli.enqueue import enqueue
 from cloudq.cli.explain import explain
+from cloudq.cli.health import health
 from cloudq.cli.infra import infra
 from cloudq.cli.pump import pump
 from cloudq.cli.queues import queues
@@ -74,5 +75,6 @@ main.add_command(check)
 main.add_command(doctor)
 main.add_command(explain)
 main.add_command(infra)
+main.add_command(health)
 main.add_command(pump)
 main.add_command(emulate)

@@ -24,6 +24,9 @@ from cloudq.infra import stale
 @click.option("--queue", "-q", "queue_names", multiple=True, help="Work on this queue; may be given often. Default: all.")
 @click.option("--concurrency", "-c", type=click.IntRange(1), help="Tasks at once, per process. Default: 10, or the settings.")
 @click.option("--processes", "-p", type=click.IntRange(1), help="Worker processes. Default: 1, or the settings.")
+@click.option(
+    "--health-port", type=click.IntRange(1, 65_000), help="Answer /livez and /readyz here. Default: not, or the settings."
+)
 @click.option("--burst", is_flag=True, help="End when the queues are empty. What is delayed stays.")
 @click.option("--reload", "reloading", is_flag=True, help="Start anew when a Python file here changes: for development.")
 @click.option(
@@ -38,6 +41,7 @@ def worker(
     queue_names: tuple[str, ...],
     concurrency: int | None,
     processes: int | None,
+    health_port: int | None,
     *,
     burst: bool,
     reloading: bool,
@@ -49,7 +53,7 @@ def worker(
     """
     if sys.platform == "win32":
         raise click.UsageError("a worker needs signals and pipes as Linux and macOS have them; enqueue from Windows instead.")
-    from cloudq.worker.process import SUPERVISED, plan, serve
+    from cloudq.worker.process import SUPERVISED, WORKER_INDEX, plan, serve
     from cloudq.worker.supervisor import Supervisor
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(process)d %(levelname)-7s %(message)s")
@@ -75,11 +79,13 @@ def worker(
     if reloading:
         _reload(work.grace)
         return
+    port = health_port or app.settings.worker.health_port
     if count == 1:
-        serve(app, work)
+        # A child of a supervisor has a port of its own, behind the one that the supervisor answers at.
+        serve(app, work, port + 1 + int(os.environ.get(WORKER_INDEX, "0")) if port and SUPERVISED else port)
         return
     command = [sys.executable, "-m", "cloudq", *_without_processes(sys.argv[1:]), "--processes", "1"]
-    sys.exit(Supervisor(command, count, SystemClock()).run())
+    sys.exit(Supervisor(command, count, SystemClock(), port).run())
 
 
 def _reload(grace: float) -> None:

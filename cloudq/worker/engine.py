@@ -230,6 +230,13 @@ class Engine:
         """Forward what is due in the delay parts, without running. Returns how many messages were looked at."""
         return sum([await pump.once() for pump in self._pumps])
 
+    def unready(self) -> str:
+        """Tell why this worker does not work on its queues, or nothing when it does. From any thread."""
+        if self._draining.is_set():
+            return "it drains"
+        cannot = [source.station.queue.physical for source in self._sources if source.paused]
+        return f"nothing can be received from {', '.join(cannot)}" if cannot else ""
+
     def drain(self) -> None:
         """Begin to end. Call from the loop; a second call changes nothing."""
         self._draining.set()

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Self
@@ -25,6 +25,7 @@ from cloudq.opening import open_driver, refuse_impossible
 from cloudq.sending import Sender
 from cloudq.task import Task
 from cloudq.worker.engine import Engine
+from cloudq.worker.health import HealthServer, Heartbeat
 from cloudq.worker.held import Station
 from cloudq.worker.runners import Runner, ThreadRunner
 
@@ -88,16 +89,27 @@ def _importable(task: Task[Any, Any]) -> None:
         )
 
 
-def serve(app: CloudQ, work: Plan) -> None:
+def serve(app: CloudQ, work: Plan, health_port: int | None = None) -> None:
     """Work until SIGTERM or SIGINT, or to the end of a burst. Raises what broke the engine."""
     # First of all, so that a signal during the start is not the default's sudden death.
     stop = _Stop(app.clock)
     with stop:
-        asyncio.run(_serve(app, work, stop))
+        asyncio.run(_serve(app, work, stop, health_port))
 
 
-async def _serve(app: CloudQ, work: Plan, stop: _Stop) -> None:
-    async with engine_of(app, work) as engine:
+async def _serve(app: CloudQ, work: Plan, stop: _Stop, health_port: int | None) -> None:
+    heartbeat = Heartbeat(app.clock)
+    engine: Engine | None = None
+
+    def unready() -> str:
+        return "it starts" if engine is None else engine.unready()
+
+    async with AsyncExitStack() as stack:
+        if health_port is not None:
+            stack.enter_context(HealthServer(health_port, heartbeat.live, unready))
+            beating = asyncio.create_task(heartbeat.run())
+            stack.callback(beating.cancel)
+        engine = await stack.enter_async_context(engine_of(app, work))
         stop.watch(asyncio.get_running_loop(), engine.drain)
         await engine.run()
 

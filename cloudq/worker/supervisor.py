@@ -18,10 +18,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from cloudq.clock import Clock
+from cloudq.worker.health import LIVE, READY, HealthServer, of_children
 from cloudq.worker.process import SUPERVISOR_FD, WORKER_INDEX
 
 #: A child that lived shorter than this, in seconds, failed to start, and the next one waits.
 _EARLY = 5.0
+#: How long a child may take to import the application until it must answer for its health, in seconds.
+_STARTING = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 #: How a child ends that gets its first signal while it still imports: nothing is in its hands yet, so it is no failure.
 _NOT_YET_UP = (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
@@ -42,11 +45,15 @@ class _Child:
 class Supervisor:
     """Keeps processes of one command running until it is told to stop."""
 
-    def __init__(self, command: Sequence[str], processes: int, clock: Clock) -> None:
-        """`command` is run with two variables set: which child it is, and the pipe that tells it that we live."""
+    def __init__(self, command: Sequence[str], processes: int, clock: Clock, health_port: int | None = None) -> None:
+        """`command` is run with two variables set: which child it is, and the pipe that tells it that we live.
+
+        At `health_port` it answers for its children, which answer at the ports behind it.
+        """
         self._command = list(command)
         self._children = [_Child(index) for index in range(processes)]
         self._clock = clock
+        self._health_port = health_port
         self._stopping = False
         self._arrived: list[int] = []
         self._worked = False
@@ -62,7 +69,7 @@ class Supervisor:
             number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
         }
         try:
-            with selectors.DefaultSelector() as selector:
+            with self._answering(), selectors.DefaultSelector() as selector:
                 selector.register(self._woken, selectors.EVENT_READ)
                 while not all(child.done for child in self._children):
                     self._start_due()
@@ -76,6 +83,26 @@ class Supervisor:
             for descriptor in (self._woken, self._wake, self._alive, self._keep):
                 os.close(descriptor)
         return self._exit_code
+
+    def _answering(self) -> contextlib.AbstractContextManager[object]:
+        if self._health_port is None:
+            return contextlib.nullcontext()
+        return HealthServer(
+            self._health_port, of_children(self._ports_of_the_old, LIVE), of_children(self._ports_of_all, READY)
+        )
+
+    def _ports_of_all(self) -> list[int]:
+        return [self._port_of(child) for child in self._children if not child.done]
+
+    def _ports_of_the_old(self) -> list[int]:
+        """Of the children that have had time to start: what does not, is started again from here, not by the platform."""
+        now = self._clock.monotonic()
+        up = [child for child in self._children if child.process is not None and now - child.started > _STARTING]
+        return [self._port_of(child) for child in up]
+
+    def _port_of(self, child: _Child) -> int:
+        assert self._health_port is not None
+        return self._health_port + 1 + child.index
 
     def _start_due(self) -> None:
         now = self._clock.monotonic()
