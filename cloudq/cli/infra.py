@@ -1,4 +1,4 @@
-"""`cloudq infra`: what Terraform is told of the queues."""
+"""`cloudq infra`: what Terraform is told of the queues, and container platforms of the workers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import click
 
 from cloudq import config
 from cloudq.app import CloudQ
-from cloudq.cli.loading import APP
-from cloudq.errors import ConfigError
+from cloudq.cli.loading import APP, load
+from cloudq.errors import ConfigError, nearest
 from cloudq.infra import EXPORTED, describe, described, written
+from cloudq.manifests import manifests, platforms, workload
 from cloudq.mapping import assess
 
 #: Exit code of a finding.
@@ -24,7 +25,7 @@ _MISSING = "nothing"
 
 @click.group()
 def infra() -> None:
-    """Hand the queues of cloudq.toml to Terraform."""
+    """Hand the queues of cloudq.toml to Terraform, and their workers to a container platform."""
 
 
 @infra.command()
@@ -64,6 +65,37 @@ def export(app: CloudQ | None, target: str | None, output: str, *, check: bool) 
         except OSError as error:
             raise ConfigError(f"{output} cannot be written: {error.strerror}.") from error
         click.echo(f"wrote {output}: {len(names)} queue(s) for {facts.name}, {document['config_hash'][:12]}")
+
+
+@infra.command("manifests")
+@click.argument("app")
+@click.option("--platform", required=True, help="kubernetes, or the container platform of the queues' cloud.")
+@click.option("--image", required=True, help="The image of the worker, e.g. registry/shop:1.")
+@click.option("--queue", "-q", "queues", multiple=True, help="Of workers on this queue; may be given often. Default: all.")
+@click.option("--name", default="", help="Of what is made. Default: <namespace>-worker.")
+@click.option("--output", "-o", default=".", show_default=True, help="The directory to write to; - for standard output.")
+def write_manifests(app: str, platform: str, image: str, queues: tuple[str, ...], name: str, output: str) -> None:
+    """Write manifests for workers in containers, which scale on the backlog of the queues, from cloudq.toml.
+
+    They are JSON, which kubectl and its like read as well as YAML. What cannot be known is written $IN_CAPITALS.
+    """
+    application = load(app)
+    if platform not in platforms():
+        raise ConfigError(f"there are no manifests for {platform!r}.{nearest(platform, platforms())}")
+    command = ["cloudq", "worker", app, *(word for each in queues for word in ("--queue", each))]
+    work = workload(application, image=image, command=command, queues=queues, name=name)
+    for file, document in manifests(work, platform).items():
+        text = json.dumps(document, indent=2) + "\n"
+        if output == "-":
+            click.echo(text, nl=False)
+            continue
+        path = Path(output) / file
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        click.echo(f"wrote {path}")
 
 
 def _compare(path: Path, document: dict[str, Any], again: str) -> None:

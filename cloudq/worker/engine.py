@@ -180,7 +180,9 @@ class Engine:
             for station in stations
         ]
         delayed = {station.delay: station for station in stations if station.limits.send_delay < float("inf")}
-        wait = 1.0 if burst else 20.0
+        # A receive cannot always be broken off: its wait must fit into the grace, with time left to give back what it brings.
+        self._wait = max(1.0, min(20.0, grace - 5.0))
+        wait = 1.0 if burst else self._wait
         self._pumps = [Pump(list(stations), each, clock, events, wait=wait) for each in delayed.values()] if pump else []
         self._source_of = {source.station: source for source in self._sources}
         self._running: dict[Held, None] = {}
@@ -301,8 +303,7 @@ class Engine:
 
     async def _poll(self, source: _Source, poll: _Poll) -> None:
         station = source.station
-        # A long poll cannot always be interrupted, so it must fit into the grace with time left to give back.
-        wait = 0.0 if self._burst else min(station.limits.receive_wait, 20.0, max(1.0, self._grace - 5.0))
+        wait = 0.0 if self._burst else min(station.limits.receive_wait, self._wait)
         began = self._clock.monotonic()
         lapse = asyncio.get_running_loop().call_later(_UNANSWERED, self._lapse, poll)
         deliveries: Sequence[Delivery] = ()
