@@ -137,8 +137,8 @@ def test_a_burst_is_worked_off_and_costs_nothing_afterwards(tmp_path, monkeypatc
             assert scaler.workers == []
             assert sqs.server.requests.by_action["ReceiveMessage"] == quiet
 
-            # What waits in the delay part wakes a worker when it can be received, which hides it until it is due (for its clock,
-            # in a quarter of an hour), and ends.
+            # What waits in the delay part wakes a worker when it can be received. It hides it until it is due, which for its
+            # clock is in a quarter of an hour, and ends.
             most, scaler.most = scaler.most, 0
             sqs.advance(901)
             scaler.until_none(lambda: scaler.waiting()["burst-default-delay"] == 0)
