@@ -21,7 +21,7 @@ def snippets(language):
 
 
 def test_the_program_in_the_readme_is_the_example(tmp_path):
-    (program,) = snippets("python")
+    program, _ = snippets("python")
     example = (ROOT / "examples/hello/hello.py").read_text()
     assert program.strip() == example[example.index("from cloudq") :].strip()
     (tmp_path / "hello.py").write_text(program)
