@@ -17,6 +17,7 @@ lint: .venv/dev     ## Types, style, and which floor may import which.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=$$(echo examples/* | tr ' ' ':') $(BIN)/mypy examples/*/*.py
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	@! grep -rnE 'boto|botocore|google\.|pubsub|servicebus|\bsqs\b|import azure' cloudq --include='*.py' \

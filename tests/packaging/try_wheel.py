@@ -85,7 +85,8 @@ def main():
         assert out == "hello, wheel\n", out
         _newcomer(work)
         # From here on with an SDK: without it, the types of the adapter that names its types are not known.
-        run(python, "-m", "pip", "install", "--quiet", f"azure-servicebus=={version('azure-servicebus')}", cwd=work)
+        named = [f"{name}=={version(name)}" for name in ("azure-servicebus", "azure-functions")]
+        run(python, "-m", "pip", "install", "--quiet", *named, cwd=work)
         for package in PACKAGES:
             _complete(work / "env", package, there)
         print(f"{wheel.name}: built from the sdist and used alone; a newcomer's first hour; types complete")

@@ -27,7 +27,7 @@ class Identity:
 
     def __init__(self, key_id: str = "emulated") -> None:
         """Make a key, and serve its public half on 127.0.0.1."""
-        self.key_id = key_id
+        self.key_id: str = key_id
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         self.public: str = (
@@ -35,8 +35,8 @@ class Identity:
         )
         self._signer: Any = crypt.RSASigner.from_string(private, key_id)  # type: ignore[no-untyped-call]  # google.auth's
         #: How often the keys were asked for, and whether they are given.
-        self.asked = 0
-        self.reachable = True
+        self.asked: int = 0
+        self.reachable: bool = True
         #: What is published; more keys may be added.
         self.keys: dict[str, str] = {key_id: self.public}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _published(self))

@@ -41,10 +41,10 @@ class Host:
         self._stack = AsyncExitStack()
         self._receivers: dict[str, ServiceBusReceiver] = {}
         #: How many calls there were, and how many of them raised.
-        self.calls = 0
+        self.calls: int = 0
         self.errors: list[Exception] = []
         #: How many messages were gone when they were to be completed: the function had dead-lettered them.
-        self.gone = 0
+        self.gone: int = 0
 
     @property
     def failed(self) -> int:

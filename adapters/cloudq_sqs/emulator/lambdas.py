@@ -64,7 +64,7 @@ class Runtime:
         command: Sequence[str] = (sys.executable, "-m", "awslambdaric"),
     ) -> None:
         """`handler` is `module.function`, importable from `cwd`; `timeout`, of a call, in seconds."""
-        self.timeout = timeout
+        self.timeout: float = timeout
         self._command = [*command, handler]
         self._cwd = Path(cwd)
         self._environ = {**(os.environ if environ is None else environ), "_HANDLER": handler, "LAMBDA_TASK_ROOT": str(cwd)}
@@ -73,7 +73,7 @@ class Runtime:
         self._alone = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         #: How often a process was started.
-        self.starts = 0
+        self.starts: int = 0
         #: When the runtime first asked for a call, on the monotonic clock.
         self.ready_at: float | None = None
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -228,7 +228,7 @@ class EventSource:
         self._window = window
         self._reports = reports_failures
         answer = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
-        self.arn = str(answer["Attributes"]["QueueArn"])
+        self.arn: str = str(answer["Attributes"]["QueueArn"])
         #: How each call ended, with the ids that it was given.
         self.calls: list[tuple[list[str], Call]] = []
         self._over = threading.Event()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import pytest
@@ -36,16 +38,17 @@ handler = lambda_handler(app, concurrency={concurrency})
 class Served:
     """A queue on the emulator, a producer, and a function that an event source calls."""
 
-    def __init__(self, sqs, path, *, concurrency=10, first="60s", timeout=10.0, **queue):
+    def __init__(self, sqs, path, *, concurrency=10, first="60s", timeout=10.0, account="&account=000000000000", **queue):
         self.sqs, self.path, self.log = sqs, path, path / "runs"
         self.settings = {"lease": "60s", "max_attempts": 4, **queue}
-        self.url = f"sqs://us-east-1?endpoint={sqs.endpoint}&account=000000000000"
+        self.url = f"sqs://us-east-1?endpoint={sqs.endpoint}{account}"
         self.app = CloudQ(self.url, namespace="served", queues={"default": self.settings})
         self.tasks = Tasks(self.app, first=first)
         self.client = boto3.client("sqs", endpoint_url=sqs.endpoint)
         (path / "function.py").write_text(FUNCTION.format(concurrency=concurrency, first=first))
         named = {f"CLOUDQ_QUEUES__DEFAULT__{key.upper()}": value for key, value in self.settings.items()}
         environ = environment(CLOUDQ_URL=self.url, CLOUDQ_NAMESPACE="served", **named, **{LOG: self.log})
+        environ["AWS_ACCESS_KEY_ID"] = "function"
         self.runtime = Runtime("function.handler", cwd=path, timeout=timeout, environ=environ)
 
     async def create(self):
@@ -254,6 +257,38 @@ async def test_a_copy_that_cannot_be_sent_is_no_reason_to_delete(sqs, tmp_path):
         source.once()
         assert len(source.calls[0][1].answer["batchItemFailures"]) == 1
         assert sum(served.left()) == 1
+
+
+async def test_the_module_gives_a_function_the_rights_that_it_uses(sqs, tmp_path):
+    """All that it does with messages, against the policy in terraform/modules/aws: nothing missing, and nothing extra."""
+    text = (Path(__file__).parents[3] / "terraform/modules/aws/access.tf").read_text()
+    block = text[text.index("function_roles = {") :]
+    on_queue, on_dead = (set(re.findall(r'"(\w+)"', found)) for found in re.findall(r"actions\s*=\s*\[(.*?)\]", block)[:2])
+    with serving(sqs, tmp_path, account="") as served:
+        await served.create()
+        sqs.server.policies = {"function": frozenset(on_queue | on_dead)}
+        served.app.clock = JumpingClock()
+        served.app.clock.advance(-960)
+        served.tasks.work.options(delay="16m").enqueue(1)
+        served.tasks.work.options(delay="8h").enqueue(2)
+        sqs.advance(901)
+        drain(served.source("-delay"))
+        sqs.advance(2)
+        served.tasks.poison.enqueue(3)
+        served.tasks.again.enqueue(4, 30.0)
+        drain(served.source())
+        assert len(runs(served.log)) == 3
+        assert len(served.dead()) == 1
+    calls = {
+        (action.removesuffix("Batch"), "dlq" if queue.endswith("-dlq") else "queue")
+        for action, queue in sqs.server.requests.by_queue
+        if sqs.server.requests.by_caller["function"][action]
+    }
+    # What Lambda itself does with the function's role (Lambda guide, execution role).
+    lambdas = {"ReceiveMessage", "DeleteMessage", "GetQueueAttributes"}
+    used = {action for action, count in sqs.server.requests.by_caller["function"].items() if count}
+    assert {action.removesuffix("Batch") for action in used} | lambdas == on_queue | on_dead
+    assert ("SendMessage", "dlq") in calls
 
 
 class Context:
