@@ -68,8 +68,9 @@ class Platform:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One call of the platform: until when it may last, and what is not over. Times of the monotonic clock."""
+    """One call of the platform: for how long, until when it may last, and what is not over. Times of the monotonic clock."""
 
+    patience: float
     until: float
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     #: Not over, and of those how many the engine has.
@@ -107,6 +108,7 @@ class Handed:
         self._news: dict[Queue, asyncio.Event] = {}
         self._out: dict[Delivery, _Item] = {}
         self._longest: dict[Queue, float] = {}
+        self._broken_off = False
 
     @property
     def limits(self) -> Limits:
@@ -115,7 +117,9 @@ class Handed:
 
     async def hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float) -> list[bool]:
         """Have messages run, for `patience` seconds at the most. Returns, for each, whether the platform is to remove it."""
-        call = _Call(self._app.clock.monotonic() + patience, left=len(deliveries))
+        if self._broken_off:
+            return [False] * len(deliveries)
+        call = _Call(patience, self._app.clock.monotonic() + patience, left=len(deliveries))
         items = [_Item(call, queue, replace(delivery, crashes=0)) for delivery in deliveries]
         self._waiting.setdefault(queue, deque()).extend(items)
         self._bell(queue).set()
@@ -135,7 +139,8 @@ class Handed:
         return [item.removed for item in items]
 
     def break_off(self) -> None:
-        """Nobody runs what is here any more: it is not to be removed."""
+        """Nobody runs what is here, or comes, any more: it is not to be removed."""
+        self._broken_off = True
         for item in [*self._out.values(), *(item for line in self._waiting.values() for item in line)]:
             self._end(item, removed=False)
 
@@ -148,8 +153,11 @@ class Handed:
         return call.until - now if call.running else 0.0
 
     def _late(self, queue: Queue, call: _Call) -> float:
-        """Return from when on nothing more is started: it would not be over in time."""
-        return call.until - self._longest.get(queue, 0.0)
+        """Return from when on nothing more is started: it would not be over in time.
+
+        In the first half of a call, something is: else one run that was cut off would keep all others from being started.
+        """
+        return call.until - min(self._longest.get(queue, 0.0), call.patience / 2)
 
     async def _return(self, queue: Queue, unstarted: Sequence[_Item]) -> None:
         """Give back what was not started, so that it need not wait for the end of its lease."""
@@ -379,7 +387,11 @@ class Functions:
         try:
             async with engine_of(self._app, self._work, handed=self._hand) as self._engine:
                 ready.set_result(None)
-                await self._engine.run()
+                try:
+                    await self._engine.run()
+                finally:
+                    for handed in self._handed.values():
+                        handed.break_off()
         except StuckWorker as error:
             # Threads cannot be stopped, and in this process they would hold every slot for good: the platform starts another.
             _log.critical("%s", error)
@@ -388,9 +400,6 @@ class Functions:
             if not ready.done():
                 raise
             _log.exception("the engine broke; it is started anew for the next call")
-        finally:
-            for handed in self._handed.values():
-                handed.break_off()
 
     def _hand(self, url: str) -> Driver:
         limits = self._platform.limits(facts_of(self._platform.scheme).limits)

@@ -114,8 +114,11 @@ def push_app(
             await push.live(receive, send)
         elif scope["type"] == "http":
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-            body = await _body(receive)
-            status = await push.aanswer(str(scope["method"]), headers, body)
+            # Checking a signature takes a moment, and fetching keys seconds: not on the server's loop. And a body is read only
+            # of whom it is asked.
+            status = await asyncio.to_thread(push.refusal, str(scope["method"]), headers)
+            if not status:
+                status = await push.aanswer(headers, await _body(receive))
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
 
@@ -136,7 +139,7 @@ def push_function(
 
     def function(request: HttpRequest) -> tuple[str, int]:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return "", push.answer(request.method, headers, request.get_data())
+        return "", push.refusal(request.method, headers) or push.answer(headers, request.get_data())
 
     return function
 
@@ -204,16 +207,15 @@ class _Push:
         self._tokens = Tokens(Keys(keys_url, app.clock), audience, service_account)
         self._draining = False
 
-    async def aanswer(self, method: str, headers: Mapping[str, str], body: bytes | None) -> int:
-        # Checking a signature takes a moment, and fetching keys seconds: not on the server's loop.
-        opened = await asyncio.to_thread(self._open, method, headers, body)
+    async def aanswer(self, headers: Mapping[str, str], body: bytes | None) -> int:
+        opened = self._open(headers, body)
         if isinstance(opened, int):
             return opened
         queue, delivery = opened
         return self._status((await self._functions.ahand_over(queue, [delivery], _patience(queue)))[0])
 
-    def answer(self, method: str, headers: Mapping[str, str], body: bytes | None) -> int:
-        opened = self._open(method, headers, body)
+    def answer(self, headers: Mapping[str, str], body: bytes | None) -> int:
+        opened = self._open(headers, body)
         if isinstance(opened, int):
             return opened
         queue, delivery = opened
@@ -236,8 +238,8 @@ class _Push:
             return 204
         return 503 if self._draining else 500
 
-    def _open(self, method: str, headers: Mapping[str, str], body: bytes | None) -> int | tuple[Queue, Delivery]:
-        """Return what is to be run, or the status of what is not."""
+    def refusal(self, method: str, headers: Mapping[str, str]) -> int:
+        """Return the status of a request that is not even read, 0 for none."""
         try:
             self._tokens.check(headers.get("authorization"))
         except Forged as error:
@@ -248,8 +250,10 @@ class _Push:
             return 503
         if self._draining:
             return 503
-        if method != "POST":
-            return 405
+        return 0 if method == "POST" else 405
+
+    def _open(self, headers: Mapping[str, str], body: bytes | None) -> int | tuple[Queue, Delivery]:
+        """Return what is to be run, or the status of what is not."""
         if body is None:
             _log.error("a request of more than %d bytes was refused: Pub/Sub sends none", _LARGEST)
             return 413

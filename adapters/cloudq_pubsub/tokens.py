@@ -53,6 +53,9 @@ class Keys:
 
     def find(self, key_id: str) -> Mapping[str, str]:
         """Return the keys, asked for anew where they are too old or this one is not among them. KeysUnreachable."""
+        # First without the lock: whoever asks for a key that is there does not wait for one who asks for another.
+        if self._clock.monotonic() < self._good_until and key_id in self._keys:
+            return self._keys
         with self._lock:
             now = self._clock.monotonic()
             asked_lately = now - self._asked_at < _AGAIN

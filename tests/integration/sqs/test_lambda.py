@@ -173,6 +173,20 @@ async def test_a_run_that_goes_on_beyond_the_call_is_told_and_comes_back(sqs, tm
         assert len(runs(served.log, 2)) == 1
 
 
+async def test_one_run_that_was_cut_off_keeps_no_others_from_running(sqs, tmp_path):
+    with serving(sqs, tmp_path, timeout=2.0) as served:
+        await served.create()
+        source = served.source()
+        for number in range(1, 4):
+            served.tasks.heedless.enqueue(number, 30.0)
+            source.once()
+        # By now a run is known to take as long as a whole call.
+        served.tasks.work.enqueue(9)
+        source.once()
+        assert len(runs(served.log, 9)) == 1
+        assert served.left() == [0, 3, 0]
+
+
 async def test_a_group_stops_at_its_first_failure(sqs, tmp_path):
     with serving(sqs, tmp_path, ordered=True) as served:
         await served.create()
