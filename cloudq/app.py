@@ -21,7 +21,7 @@ from cloudq import config, naming
 from cloudq.clock import Clock, SystemClock
 from cloudq.context import Context
 from cloudq.deadletters import ROOM
-from cloudq.delay import Route, route
+from cloudq.delay import route
 from cloudq.driver import Driver, Outgoing, Part, Queue, Schedules
 from cloudq.durations import Duration, seconds
 from cloudq.envelope import VERSION, Envelope, encode, valid_task_name
@@ -396,6 +396,7 @@ class CloudQ:
     def _compose(self, message: Message) -> _Composed:
         if not isinstance(message, Message):  # pyright: ignore[reportUnnecessaryIsInstance]  not everybody runs a type checker
             raise ArgumentsError(f"{message!r} is no message. Make one with task.message(...), or call task.enqueue(...).")
+        self._refuse_unserved(message)
         try:
             connection = self._connection(self.url_of(message.task.queue))
         except DriverError as error:
@@ -446,16 +447,17 @@ class CloudQ:
             why = "it has no delay, and may start at once" if due is None else f"{limits.provider} takes nothing back"
             raise Unsupported(f"cancellable=True: {why}. Enqueue it without; a task can look whether it is still wanted.")
         first = route(delay, limits, options.ordering_key, ordered=settings.ordered)
-        self._refuse_unserved(task.queue, settings, first)
         queue = self.address(task.queue, first.part, options.priority)
         refuse_impossible(queue, limits)
         outgoing = Outgoing(body, envelope.message_id, first.delay, envelope.group)
         return _Composed(connection.driver, connection.sender, queue, outgoing, due)
 
-    def _refuse_unserved(self, queue: str, settings: config.QueueSettings, first: Route) -> None:
+    def _refuse_unserved(self, message: Message) -> None:
         """Raise Unsupported for a delay that nobody would end: the platform calls its function with nothing that waits."""
-        waits = first.part is Part.DELAY and settings.serverless is not None
-        facts = facts_at(self.url_of(queue)) if waits else None
+        queue, options = message.task.queue, message.options
+        if self.settings.queue(queue).serverless is None or not (options.delay or options.at):
+            return
+        facts = facts_at(self.url_of(queue))
         if facts is not None and facts.infrastructure is not None and not facts.infrastructure.functions.delays:
             raise Unsupported(
                 f"the queue {queue!r} is served by a function, and {facts.name} calls it with nothing that waits for its time. "

@@ -53,8 +53,8 @@ class Queue:
     by the provider, 0 for none. `of_ordered` says that the logical queue keeps order, for a provider whose dead part must then
     be of another kind; the dead part itself need not keep any. `mains` are, for a dead part, the physical names of those whose
     dead letters it keeps: a provider that has one built into each queue finds them there. `retention` is how long a message is
-    kept in seconds, None for as long as the provider keeps any; `attempts` is the most that a task of the queue is tried: both
-    are for whoever makes the queue.
+    kept in seconds, None for as long as the provider keeps any; `attempts` is the most that a task of the queue is tried, and
+    `served` says that a function takes the place of workers: all three are for whoever makes the queue.
     """
 
     logical: str
@@ -68,6 +68,7 @@ class Queue:
     mains: tuple[str, ...] = ()
     retention: float | None = None
     attempts: int = 15
+    served: bool = False
 
 
 @dataclass(frozen=True, slots=True)

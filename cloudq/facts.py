@@ -17,6 +17,9 @@ from typing import Literal, get_args
 from cloudq.driver import Limits
 from cloudq.errors import ConfigError, nearest
 
+#: Of a queue that a function serves, the net's least: a function that cannot be called has its messages delivered all the same.
+_SERVED = 100
+
 
 class How(Enum):
     """How a promise is kept."""
@@ -105,6 +108,7 @@ class Functions:
     `leases` is how many times its timeout the queue's lease must be. `batch` and `window` are those of a queue without order.
     `concurrency` is None where the provider does not bound the calls at once. `ordered` says that a function may serve an
     ordered queue, and `delays` that what is delayed reaches it: natively, or because it serves the delay part too.
+    `longest_backoff` is the longest wait between two attempts, where that is not a task's to say.
     """
 
     leases: int
@@ -117,6 +121,7 @@ class Functions:
     concurrency: tuple[int, int] | None
     ordered: bool
     delays: bool
+    longest_backoff: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +193,7 @@ class Facts:
         """Return the rule of a case."""
         return next(rule for rule in self.rules if rule.aspect == aspect and rule.case == case)
 
-    def net(self, max_attempts: int) -> int | None:
+    def net(self, max_attempts: int, *, served: bool = False) -> int | None:
         """Return the native dead-letter threshold for tasks of so many attempts, or None where there is none.
 
         It is a net far behind the core's own limit, which gives up only with an outcome in hand: deliveries that were never
@@ -197,7 +202,7 @@ class Facts:
         if self.threshold is None:
             return None
         lowest, highest = self.threshold
-        return min(highest, max(lowest, 3 * max_attempts, max_attempts + 20))
+        return min(highest, max(lowest, 3 * max_attempts, max_attempts + 20, _SERVED if served else 0))
 
 
 def providers() -> list[str]:

@@ -20,7 +20,7 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeVar
 
@@ -29,7 +29,7 @@ from cloudq.batching import cut
 from cloudq.driver import Burial, Delivery, Driver, Limits, Outgoing, Part, Queue, Release, Settled, Stats
 from cloudq.errors import ConfigError, DriverError, StuckWorker, nearest
 from cloudq.facts import facts_of
-from cloudq.opening import open_driver, parts_of, scheme_of
+from cloudq.opening import load_adapter, open_driver, parts_of, scheme_of
 from cloudq.portal import Portal
 from cloudq.worker.engine import Engine
 from cloudq.worker.process import engine_of, plan
@@ -39,8 +39,14 @@ _log = logging.getLogger("cloudq.functions")
 
 #: By how much the longest run of late shrinks with each that is shorter, so that one that was slow is forgotten.
 _FORGET = 0.9
-#: What was not started is given back within this many seconds, or comes back by its lease.
-_RETURNING = 1.0
+#: Of how many of it there must be time for another to be started.
+_MARGIN = 1.25
+#: By how much it shrinks with each call in which nothing was started, because it would not have been over in time.
+_HALVED = 0.5
+
+
+#: Returns the provider's own driver, opened when it is first asked for.
+Opened = Callable[[], Awaitable[Driver]]
 
 
 class Platform:
@@ -57,20 +63,19 @@ class Platform:
         """Return what can still be done with a message that was handed over, where the provider can do this much."""
         return of
 
-    async def release(self, driver: Callable[[], Driver], queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:  # noqa: ARG002  for those that need it
+    async def release(self, driver: Opened, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:  # noqa: ARG002  for those that need it
         """Give back, as in `Driver.release`. By default nothing is done: the answer to the call is all that is needed."""
         return [Settled.OK] * len(batch)
 
-    async def dead_letter(self, driver: Callable[[], Driver], queue: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
+    async def dead_letter(self, driver: Opened, queue: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
         """As in `Driver.dead_letter`. Called where the limits say that it is native."""
         raise NotImplementedError
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One call of the platform: for how long, until when it may last, and what is not over. Times of the monotonic clock."""
+    """One call of the platform: until when it may last, and what is not over. Times of the monotonic clock."""
 
-    patience: float
     until: float
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     #: Not over, and of those how many the engine has.
@@ -97,13 +102,15 @@ class _Item:
 class Handed:
     """A driver whose messages are handed over. It sends through the provider's own, which is opened when it is needed."""
 
-    def __init__(self, url: str, app: CloudQ, platform: Platform, limits: Limits) -> None:
-        """`limits` are those of what is handed over."""
+    def __init__(self, url: str, app: CloudQ, platform: Platform, limits: Limits, concurrency: int) -> None:
+        """`limits` are those of what is handed over, of which so many run at once."""
         self._url = url
         self._app = app
         self._platform = platform
         self._limits = limits
+        self._concurrency = concurrency
         self._behind: Driver | None = None
+        self._opening = asyncio.Lock()
         self._waiting: dict[Queue, deque[_Item]] = {}
         self._news: dict[Queue, asyncio.Event] = {}
         self._out: dict[Delivery, _Item] = {}
@@ -115,11 +122,14 @@ class Handed:
         """Of what is handed over."""
         return self._limits
 
-    async def hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float) -> list[bool]:
-        """Have messages run, for `patience` seconds at the most. Returns, for each, whether the platform is to remove it."""
+    async def hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float, spare: float) -> list[bool]:
+        """Have messages run, for `patience` seconds at the most. Returns, for each, whether the platform is to remove it.
+
+        `spare` is how many seconds more there are for giving back what was not started.
+        """
         if self._broken_off:
             return [False] * len(deliveries)
-        call = _Call(patience, self._app.clock.monotonic() + patience, left=len(deliveries))
+        call = _Call(self._app.clock.monotonic() + patience, left=len(deliveries))
         items = [_Item(call, queue, replace(delivery, crashes=0)) for delivery in deliveries]
         self._waiting.setdefault(queue, deque()).extend(items)
         self._bell(queue).set()
@@ -132,10 +142,13 @@ class Handed:
                 except TimeoutError:
                     pass
         finally:
-            unstarted = [item for item in items if item.given is None]
+            unstarted = [item for item in items if item.given is None and not item.over]
             for item in items:
                 self._end(item, removed=False)
-        await self._return(queue, unstarted)
+        if unstarted:
+            if len(unstarted) == len(items):
+                self._longest[queue] = self._longest.get(queue, 0.0) * _HALVED
+            await self._return(queue, unstarted, spare)
         return [item.removed for item in items]
 
     def break_off(self) -> None:
@@ -153,18 +166,23 @@ class Handed:
         return call.until - now if call.running else 0.0
 
     def _late(self, queue: Queue, call: _Call) -> float:
-        """Return from when on nothing more is started: it would not be over in time.
+        """Return from when on nothing more is started: it would not be over in time."""
+        return call.until - _MARGIN * self._longest.get(queue, 0.0)
 
-        In the first half of a call, something is: else one run that was cut off would keep all others from being started.
+    async def _return(self, queue: Queue, unstarted: Sequence[_Item], spare: float) -> None:
+        """Give back what was not started, so that it need not wait for the end of its lease.
+
+        Each for about as long as those before it take: given back at once, all of a large batch would be delivered again and
+        again, and the provider's net counts deliveries. What is behind another of its key waits for that one anyway.
         """
-        return call.until - min(self._longest.get(queue, 0.0), call.patience / 2)
-
-    async def _return(self, queue: Queue, unstarted: Sequence[_Item]) -> None:
-        """Give back what was not started, so that it need not wait for the end of its lease."""
-        releases = [Release(item.delivery, counted=False) for item in unstarted]
+        step = 0.0 if queue.ordered else self._longest.get(queue, 0.0) / self._concurrency
+        releases = [
+            Release(item.delivery, min(position * step, self._limits.release_delay), counted=False)
+            for position, item in enumerate(unstarted)
+        ]
         parts = cut(releases, self._limits.settle_count)
         try:
-            async with asyncio.timeout(_RETURNING):
+            async with asyncio.timeout(spare):
                 await asyncio.gather(*(self._platform.release(self._open, queue, part) for part in parts))
         except (DriverError, TimeoutError) as error:
             _log.warning("%s: what was not started comes back by its lease: %s", queue.physical, str(error) or "no answer")
@@ -172,7 +190,8 @@ class Handed:
     def _bell(self, queue: Queue) -> asyncio.Event:
         return self._news.setdefault(queue, asyncio.Event())
 
-    def _end(self, item: _Item, *, removed: bool) -> None:
+    def _end(self, item: _Item, *, removed: bool, ran: bool = False) -> None:
+        """`ran` says that the engine is done with it: only then is it known how long it took."""
         if item.over:
             return
         item.over, item.removed = True, removed
@@ -180,9 +199,10 @@ class Handed:
         call.left -= 1
         if item.given is not None:
             call.running -= 1
+            self._out.pop(item.given, None)
+        if ran:
             took = self._app.clock.monotonic() - item.given_at
             self._longest[item.queue] = max(took, self._longest.get(item.queue, 0.0) * _FORGET)
-            self._out.pop(item.given, None)
         call.changed.set()
         if item.lane is not None:
             self._bell(item.queue).set()  # the next of its key
@@ -232,7 +252,7 @@ class Handed:
             item = self._out.get(delivery)
             answers.append(Settled.LOST if item is None else Settled.OK)
             if item is not None:
-                self._end(item, removed=True)
+                self._end(item, removed=True, ran=True)
         return answers
 
     async def release(self, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:
@@ -253,13 +273,14 @@ class Handed:
 
     def _settled(self, delivery: Delivery, told: Mapping[Delivery, Settled], *, removed: bool) -> Settled:
         answer, item = told.get(delivery, Settled.LOST), self._out.get(delivery)
-        if answer is Settled.UNKNOWN or item is None:
+        # Of the delay part it is not asked again: the pump leaves what got no answer to its lease.
+        if item is None or (answer is Settled.UNKNOWN and item.queue.part is Part.MAIN):
             return answer
         if not removed and item.lane is not None:
             for behind in self._waiting.get(item.queue, ()):
                 if behind.lane == item.lane and behind.call is item.call:
                     self._end(behind, removed=False)
-        self._end(item, removed=removed and answer is Settled.OK)
+        self._end(item, removed=removed and answer is Settled.OK, ran=True)
         return answer
 
     async def extend(self, queue: Queue, batch: Sequence[Delivery], lease: float) -> Sequence[Settled]:  # noqa: ARG002  as above
@@ -268,37 +289,43 @@ class Handed:
 
     async def send(self, queue: Queue, batch: Sequence[Outgoing]) -> Mapping[int, DriverError]:
         """Send through the provider's driver."""
-        return await self._open().send(queue, batch)
+        return await (await self._open()).send(queue, batch)
 
     async def stats(self, queue: Queue) -> Stats:
         """Count, through the provider's driver."""
-        return await self._open().stats(queue)
+        return await (await self._open()).stats(queue)
 
     def unwrap(self, kind: type[T]) -> T:
-        """Return the native client of the provider's driver."""
-        return self._open().unwrap(kind)
+        """There is no native client of what is handed over."""
+        raise TypeError(f"{self._url} is handed over to a function; there is no {kind.__name__} behind it")
 
     async def aclose(self) -> None:
         """Close the provider's driver, if it was opened."""
         if self._behind is not None:
             await self._behind.aclose()
 
-    def _open(self) -> Driver:
-        if self._behind is None:
-            self._behind = open_driver(self._url, self._app.clock)
-        return self._behind
+    async def _open(self) -> Driver:
+        async with self._opening:
+            if self._behind is None:
+                # An SDK takes part of a second to import, in which leases and deadlines go on.
+                await asyncio.to_thread(load_adapter, self._url)
+                self._behind = open_driver(self._url, self._app.clock)
+            return self._behind
 
 
 class Functions:
     """The tasks of an application, for a platform to call. Making one connects to nothing."""
 
     def __init__(self, app: CloudQ, platform: Platform, queues: Sequence[str] = (), concurrency: int | None = None) -> None:
-        """`queues`: every one of this provider, by default. `concurrency` is how many run at once, by default as in a worker.
+        """`queues`: by default those with `[queues.<name>.serverless]`, and where none has it, every one of this provider.
+
+        `concurrency` is how many run at once, by default as in a worker.
 
         ConfigError for a queue that lives elsewhere or that its provider cannot keep.
         """
         at = {name: app.url_of(name) for name in app.queue_names()}
-        served = queues or [name for name, url in at.items() if scheme_of(url) == platform.scheme]
+        own = [name for name, url in at.items() if scheme_of(url) == platform.scheme]
+        served = queues or [name for name in own if app.settings.queue(name).serverless is not None] or own
         if not served:
             raise ConfigError(
                 f"no queue of this application lives with {platform.scheme}://, which calls this function: "
@@ -343,13 +370,16 @@ class Functions:
             raise ConfigError(f"a message came from the queue {name!r}, which is not served here.{nearest(name, self._queues)}")
         return queue
 
-    def hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float) -> list[bool]:
-        """Have messages run, for `patience` seconds at the most. Returns, for each, whether the platform is to remove it."""
-        return self._portal.run(lambda: self._hand_over(queue, deliveries, patience))
+    def hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float, spare: float = 1.0) -> list[bool]:
+        """Have messages run, for `patience` seconds at the most. Returns, for each, whether the platform is to remove it.
 
-    async def ahand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float) -> list[bool]:
+        `spare` is how many seconds more there are, for giving back what was not started.
+        """
+        return self._portal.run(lambda: self._hand_over(queue, deliveries, patience, spare))
+
+    async def ahand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float, spare: float = 1.0) -> list[bool]:
         """As `hand_over`, without blocking the event loop."""
-        return await self._portal.arun(lambda: self._hand_over(queue, deliveries, patience))
+        return await self._portal.arun(lambda: self._hand_over(queue, deliveries, patience, spare))
 
     async def aclose(self) -> None:
         """Drain: what runs has its grace, what was not started is given back."""
@@ -362,9 +392,9 @@ class Functions:
             self._engine.drain()
             await asyncio.wait([self._serving])
 
-    async def _hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float) -> list[bool]:
+    async def _hand_over(self, queue: Queue, deliveries: Sequence[Delivery], patience: float, spare: float) -> list[bool]:
         await self._started()
-        return await self._handed[self._app.url_of(queue.logical)].hand_over(queue, deliveries, patience)
+        return await self._handed[self._app.url_of(queue.logical)].hand_over(queue, deliveries, patience, spare)
 
     async def _started(self) -> None:
         """Start the engine, at the first call and after it broke."""
@@ -405,5 +435,5 @@ class Functions:
         limits = self._platform.limits(facts_of(self._platform.scheme).limits)
         # Nothing lingers: a call that waits is paid for. What is over is known here, so that a late settlement is told.
         own = replace(limits, linger=0.0, tells_lost=True, counts_crashes=True, receive_wait=math.inf)
-        self._handed[url] = Handed(url, self._app, self._platform, own)
+        self._handed[url] = Handed(url, self._app, self._platform, own, self._work.concurrency)
         return self._handed[url]

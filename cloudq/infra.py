@@ -129,7 +129,7 @@ def _queue(app: CloudQ, name: str, facts: Facts, infra: Infrastructure) -> dict[
     queue: dict[str, Any] = {
         "lease_seconds": math.ceil(main.lease),
         "max_attempts": settings.attempts,
-        "max_deliveries": facts.net(settings.attempts),
+        "max_deliveries": facts.net(settings.attempts, served=settings.serverless is not None),
         "ordered": settings.ordered,
         # Where copies are dropped, they are also without a window of the user's own.
         "dedup_seconds": math.ceil(main.dedup or facts.copies or 0),

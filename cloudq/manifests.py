@@ -19,7 +19,7 @@ from cloudq.app import CloudQ
 from cloudq.delay import used
 from cloudq.driver import Part, Queue
 from cloudq.durations import seconds, spoken
-from cloudq.errors import ConfigError
+from cloudq.errors import ConfigError, nearest
 from cloudq.opening import facts_at, parts_of, scheme_of
 
 #: What a worker needs after its grace to flush its last settlements and to close, in seconds (docs/howto/containers.md).
@@ -52,6 +52,9 @@ class Workload:
     minimum: int
     maximum: int
     grace: float
+    namespace: str
+    concurrency: int
+    processes: int
     health_port: int = _HEALTH_PORT
     user: int = _USER
 
@@ -66,9 +69,12 @@ class Workload:
         return math.ceil(self.grace) + SPARE
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that the worker is started with."""
+        """Return the variables that the worker is started with: all that the manifest goes by, whatever file it has."""
         return {
             "CLOUDQ_URL": self.url,
+            "CLOUDQ_NAMESPACE": self.namespace,
+            "CLOUDQ_WORKER__CONCURRENCY": str(self.concurrency),
+            "CLOUDQ_WORKER__PROCESSES": str(self.processes),
             "CLOUDQ_WORKER__GRACE": spoken(self.grace),
             "CLOUDQ_WORKER__HEALTH_PORT": str(self.health_port),
             "PYTHONUNBUFFERED": "1",
@@ -119,7 +125,7 @@ def platforms() -> list[str]:
 def manifests(work: Workload, platform: str) -> dict[str, Document]:
     """Return the files for a platform, by name. ConfigError: it cannot scale on this provider's queues."""
     scheme = scheme_of(work.url)
-    if scheme not in {entry.name for entry in entry_points(group="cloudq.manifests")}:
+    if work.place[0] == "local" or scheme not in {entry.name for entry in entry_points(group="cloudq.manifests")}:
         raise ConfigError(
             f"the queues are at {work.url}, whose backlog no platform can see. Set CLOUDQ_URL to a managed provider."
         )
@@ -136,11 +142,18 @@ def manifests(work: Workload, platform: str) -> dict[str, Document]:
 
 def workload(app: CloudQ, *, image: str, command: Sequence[str], queues: Sequence[str] = (), name: str = "") -> Workload:
     """Return the workload of these queues; by default, of all that workers serve. ConfigError: none, or of two providers."""
-    served = [each for each in app.queue_names() if app.settings.queue(each).serverless is None]
+    every = app.queue_names()
+    served = [each for each in every if app.settings.queue(each).serverless is None]
     for each in queues:
+        if each not in every:
+            raise ConfigError(f"there is no queue {each!r}.{nearest(each, every)}")
         if each not in served:
-            raise ConfigError(f"the queue {each!r} is not one that workers serve: {', '.join(served) or 'there is none'}.")
+            raise ConfigError(f"the queue {each!r} is declared for a function: workers serve {', '.join(served) or 'none'}.")
+    if not served:
+        raise ConfigError("no queue is left for workers: each is declared for a function ([queues.<name>.serverless]).")
     names = list(queues) or served
+    if len(names) < len(every):
+        command = [*command, *(word for each in names for word in ("--queue", each))]
     urls = {app.url_of(each) for each in names}
     if len(urls) != 1:
         raise ConfigError(
@@ -159,6 +172,12 @@ def workload(app: CloudQ, *, image: str, command: Sequence[str], queues: Sequenc
             if part.part is not Part.DEAD
         ]
     scales = [app.settings.queue(each).scale for each in names]
+    if len({scale.maximum for scale in scales}) > 1:
+        said = ", ".join(f"{name} {scale.maximum}" for name, scale in zip(names, scales, strict=True))
+        raise ConfigError(
+            f"scale.maximum differs ({said}), and one worker serves all of these queues: make them the same, or write a "
+            f"manifest for each with --queue."
+        )
     return Workload(
         name=name or f"{app.settings.namespace}-worker",
         image=image,
@@ -166,8 +185,11 @@ def workload(app: CloudQ, *, image: str, command: Sequence[str], queues: Sequenc
         url=url,
         sources=sources,
         minimum=max(scale.minimum for scale in scales),
-        maximum=max(scale.maximum for scale in scales),
+        maximum=scales[0].maximum,
         grace=seconds(worker.grace),
+        namespace=app.settings.namespace,
+        concurrency=worker.concurrency,
+        processes=worker.processes,
         health_port=worker.health_port or _HEALTH_PORT,
     )
 
@@ -176,7 +198,8 @@ def kubernetes(work: Workload, triggers: Sequence[Trigger], identity: Identity) 
     """Return a Deployment, its ServiceAccount, and what KEDA scales it by, as one list."""
     labels = {"app.kubernetes.io/name": work.name, "app.kubernetes.io/component": "worker"}
     meta: Document = {"name": work.name, "labels": labels}
-    probe = {"httpGet": {"path": "/livez", "port": "health"}, "timeoutSeconds": 2}
+    # A worker with several processes asks each of them, and gives it two seconds.
+    probe = {"httpGet": {"path": "/livez", "port": "health"}, "timeoutSeconds": 5}
     container: Document = {
         "name": "worker",
         "image": work.image,
@@ -193,6 +216,7 @@ def kubernetes(work: Workload, triggers: Sequence[Trigger], identity: Identity) 
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108  the one place where a task may write
     }
     pod: Document = {
         "serviceAccountName": work.name,
@@ -205,6 +229,7 @@ def kubernetes(work: Workload, triggers: Sequence[Trigger], identity: Identity) 
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     account = {**meta, "annotations": dict(identity.account_annotations)} if identity.account_annotations else meta
     deployment = {

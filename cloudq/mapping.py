@@ -113,7 +113,7 @@ def _not_made(name: str, settings: config.QueueSettings, facts: Facts) -> Iterat
     made, who, of = facts.infrastructure, facts.name, f"queues.{name}"
     if made is None:
         return
-    net = facts.net(settings.attempts)
+    net = facts.net(settings.attempts, served=settings.serverless is not None)
     if net is not None and net < settings.attempts + UNRUN_FORGIVEN:
         note = (
             f"{of}.max_attempts = {settings.attempts}: {who} moves a message to its dead part after {net} deliveries at the "
@@ -214,7 +214,8 @@ def _not_served(
 def _of_task(queue: Queue, settings: config.QueueSettings, task: Task[Any, Any], facts: Facts) -> Iterator[Line]:
     retry, attempts = task.policy.retry, settings.attempts
     yield _retry(queue, settings, task, facts)
-    net = facts.net(attempts)
+    yield from _not_waited(settings, task, facts)
+    net = facts.net(attempts, served=settings.serverless is not None)
     if net is not None and net < retry.max_attempts + UNRUN_FORGIVEN:
         own = facts.net(retry.max_attempts) or 0
         remedy = f"Set queues.{queue.logical}.max_attempts = {retry.max_attempts}, so that the net is hung behind it."
@@ -244,6 +245,20 @@ def _of_task(queue: Queue, settings: config.QueueSettings, task: Task[Any, Any],
             task,
             f"the task {task.name} has timeout={timeout}: {facts.name} hides a message for {spoken(facts.hidden)} in all from "
             f"its receive, and a retry waits up to {spoken(wait)} of them. Choose at most {spoken(facts.hidden - wait)}.",
+        )
+
+
+def _not_waited(settings: config.QueueSettings, task: Task[Any, Any], facts: Facts) -> Iterator[Line]:
+    """Yield a refusal of a backoff that a task asks for itself and that the function's platform would cut at its first step."""
+    if settings.serverless is None or facts.infrastructure is None or not task.says_retry:
+        return
+    longest, first = facts.infrastructure.functions.longest_backoff, task.policy.retry.delay(1, 0.0)
+    if longest is not None and task.policy.retry.max_attempts > 1 and first > longest:
+        yield _refusal(
+            facts.rule("retry", "function"),
+            task,
+            f"the task {task.name} waits {spoken(first)} at the least before its second attempt: with a function, {facts.name} "
+            f"waits {spoken(longest)} at the most. Choose a shorter first, or let workers run the queue {task.queue!r}.",
         )
 
 
@@ -304,7 +319,7 @@ def _value(rule: Rule, queue: Queue, facts: Facts, settings: config.QueueSetting
         dead = made.dead_retention[1]
     return rule.value.format(
         lease=f"{queue.lease:g}",
-        threshold=facts.net(settings.attempts),
+        threshold=facts.net(settings.attempts, served=settings.serverless is not None),
         dedup=spoken(queue.dedup),
         retention=f"{queue.retention:.0f}",
         dead_retention="-" if dead is None else f"{seconds(dead, 'dead_retention'):.0f}",

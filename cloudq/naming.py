@@ -54,6 +54,7 @@ def _address(namespace: str, logical: str, settings: QueueSettings, part: Part, 
         mains=tuple(_physical(namespace, logical, _suffix(each)) for each in settings.priorities) if part is Part.DEAD else (),
         retention=_retention(logical, settings, part),
         attempts=settings.attempts,
+        served=settings.serverless is not None,
     )
 
 

@@ -35,6 +35,11 @@ def open_driver(url: str, clock: Clock) -> Driver:
     return opener(place, options, clock)
 
 
+def load_adapter(url: str) -> None:
+    """Import what opens this URL, its SDK too. Errors as in `open_driver`."""
+    _opener(url.partition("://")[0])
+
+
 def parts_of(url: str) -> tuple[str, dict[str, str]]:
     """Return what stands between `://` and `?`, and the options after it."""
     place, _, query = url.partition("://")[2].partition("?")

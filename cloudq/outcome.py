@@ -24,6 +24,8 @@ UNRUN_FORGIVEN = 5
 #: A message this close to due is run: clocks and providers are no more exact than that.
 EARLY = 1.0
 _FIRST_GIVE_BACK, _LONGEST_GIVE_BACK = 5.0, 300.0
+#: So many graces old, a task that no worker knows was offered for long enough, whatever was counted; and a count that says so.
+_LONG_OFFERED, _ENDLESS = 24, 1_000_000
 
 
 class Kind(Enum):
@@ -180,8 +182,10 @@ def admit(
         case Envelope():
             pass
     if policy is None:
+        # Where a copy cannot be made, offers may not be counted either: then its age ends them, long after.
+        aged = not limits.delays and now - reading.born >= _LONG_OFFERED * unknown_grace
         return _not_mine(
-            reading.offers + delivery.deliveries,
+            _ENDLESS if aged else reading.offers + delivery.deliveries,
             unknown_grace,
             reading,
             delivery,

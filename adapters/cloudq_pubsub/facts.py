@@ -125,11 +125,12 @@ PUBSUB = Facts(
             aspect="retry",
             case="function",
             when="behind a push",
-            how=How.NATIVE,
+            how=How.COMPOSED,
             field="a status other than 204; Subscription.retry_policy",
-            value="15 s to 600 s, exponential: that of the subscription",
+            value="15 s to 600 s, exponential: that of the subscription, whatever the task says",
             source="docs, push subscriptions; API RetryPolicy",
-            cost="a task's own backoff, and the delay of a Retry, do not count; a push without an answer is an attempt",
+            cost="a backoff of hours is cut to 10 min, so that 15 attempts are used up within two hours; a push that nobody "
+            "answered is an attempt too",
         ),
         Rule(
             aspect="delay",
@@ -316,6 +317,7 @@ PUBSUB = Facts(
             concurrency=None,
             ordered=True,
             delays=False,
+            longest_backoff=600.0,
         ),
         sources={
             "cloud": "choice: the name of the vendor's cloud",

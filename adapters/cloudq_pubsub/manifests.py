@@ -61,7 +61,7 @@ def documents(work: Workload) -> dict[str, Document]:
     """
     found = read(*work.place)
     own = replace(work, grace=min(work.grace, _GRACE))
-    probe: Document = {"httpGet": {"path": "/livez", "port": own.health_port}, "timeoutSeconds": 2}
+    probe: Document = {"httpGet": {"path": "/livez", "port": own.health_port}, "timeoutSeconds": 5}
     pool: Document = {
         "template": {
             "serviceAccount": "$SERVICE_ACCOUNT",

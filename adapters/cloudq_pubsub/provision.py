@@ -36,7 +36,7 @@ def subscription(queue: Queue, options: Options, project: str, dead_topic: str |
     )
     if queue.part is Part.MAIN and dead_topic is not None:
         made.dead_letter_policy = types.DeadLetterPolicy(
-            dead_letter_topic=dead_topic, max_delivery_attempts=PUBSUB.net(queue.attempts)
+            dead_letter_topic=dead_topic, max_delivery_attempts=PUBSUB.net(queue.attempts, served=queue.served)
         )
     return made
 

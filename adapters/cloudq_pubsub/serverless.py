@@ -101,8 +101,9 @@ def push_app(
     """Return an ASGI app that push subscriptions send to, at any path; the queue is told by the subscription.
 
     `audience` and `service_account` are those of the subscription's OIDC token (`terraform output push`): a request with any
-    other is answered 401 and runs nothing. `queues`: every one of the application on Pub/Sub, by default. `concurrency` is how
-    many run at once in this process, by default as in a worker; more requests than that wait, so let the platform send no more.
+    other is answered 401 and runs nothing. `queues`: by default those with `[queues.<name>.serverless]`, and where none has it,
+    every one of the application on Pub/Sub. `concurrency` is how many run at once in this process, by default as in a worker;
+    more requests than that wait, so let the platform send no more.
     `keys_url` is for a stand-in of Google's keys. A shutdown of the server (lifespan) drains.
 
     ConfigError: an audience or account that is empty, a queue that lives elsewhere, or a setting that a push cannot keep.
@@ -139,7 +140,10 @@ def push_function(
 
     def function(request: HttpRequest) -> tuple[str, int]:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return "", push.refusal(request.method, headers) or push.answer(headers, request.get_data())
+        refusal = push.refusal(request.method, headers)
+        length = headers.get("content-length", "")
+        body = request.get_data() if not refusal and length.isdecimal() and int(length) <= _LARGEST else None
+        return "", refusal or push.answer(headers, body)
 
     return function
 
@@ -198,17 +202,18 @@ class _Push:
         concurrency: int | None,
         keys_url: str,
     ) -> None:
-        if not audience or not service_account:
+        if not audience or "@" not in service_account:
             raise ConfigError(
-                "a push app needs the audience and the service_account of its subscription's OIDC token, or it would run what "
-                "anybody sends: `terraform output push` tells them."
+                f"audience={audience!r}, service_account={service_account!r}: a push app needs those of its subscription's "
+                f"OIDC token, the account as an e-mail address, or it would run what anybody sends: `terraform output push`."
             )
         self._functions = Functions(app, _PubSub(), queues, concurrency)
         self._tokens = Tokens(Keys(keys_url, app.clock), audience, service_account)
         self._draining = False
 
     async def aanswer(self, headers: Mapping[str, str], body: bytes | None) -> int:
-        opened = self._open(headers, body)
+        # A message may have ten megabytes.
+        opened = await asyncio.to_thread(self._open, headers, body)
         if isinstance(opened, int):
             return opened
         queue, delivery = opened

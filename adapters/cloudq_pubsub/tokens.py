@@ -28,6 +28,8 @@ _ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 _KEPT, _AGAIN, _PATIENCE = 3600.0, 30.0, 5.0
 #: By how many seconds clocks may differ.
 _SKEW = 10
+#: Those of Google have about a thousand characters; one of many is not even looked at.
+_LONGEST = 8192
 _MAX_AGE = re.compile(r"max-age=(\d+)")
 
 
@@ -65,7 +67,8 @@ class Keys:
                 raise KeysUnreachable(f"{self._url} did not answer a moment ago")
             self._asked_at = now
             self._keys, kept = self._fetch()
-            self._good_until = now + kept
+            # Keys that may not be kept at all are kept until they may be asked for again.
+            self._good_until = now + max(kept, _AGAIN)
             return self._keys
 
     def _fetch(self) -> tuple[Mapping[str, str], float]:
@@ -93,6 +96,8 @@ class Tokens:
     def check(self, authorization: str | None) -> None:
         """Return when the header is good. Forged tells why not; KeysUnreachable, that it cannot be known."""
         scheme, _, token = (authorization or "").partition(" ")
+        if len(token) > _LONGEST:
+            raise Forged(f"it has more than {_LONGEST} characters")
         if scheme.lower() != "bearer" or not token.strip():
             raise Forged("there is no Authorization: Bearer <token>; set oidc_token on the subscription's push_config")
         claims = self._claims(token.strip())
@@ -106,7 +111,7 @@ class Tokens:
     def _claims(self, token: str) -> Mapping[str, Any]:
         try:
             header: Any = cast("Any", jwt).decode_header(token)  # google.auth has no types
-        except (ValueError, exceptions.GoogleAuthError) as error:
+        except (ValueError, RecursionError, exceptions.GoogleAuthError) as error:
             raise Forged("it is no token that can be read") from error
         key_id = header.get("kid") if isinstance(header, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  JSON
         if not isinstance(key_id, str):
@@ -116,7 +121,7 @@ class Tokens:
             raise Forged("it is signed with a key that Google does not have")
         try:
             found: Any = jwt.decode(token, certs=dict(keys), audience=self._audience, clock_skew_in_seconds=_SKEW)  # type: ignore[no-untyped-call]  # google.auth's
-        except (ValueError, TypeError, KeyError, exceptions.GoogleAuthError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, exceptions.GoogleAuthError) as error:
             # Signature, audience, times: which of them is for the log, not for whoever sent it.
             _log.debug("a token was refused", exc_info=error)
             raise Forged("its signature, its audience or its times are not good") from error

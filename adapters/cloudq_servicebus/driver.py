@@ -254,7 +254,8 @@ class ServiceBusDriver:
             try:
                 answers.append(await asyncio.shield(burying))
             except Exception as error:
-                raise translate(error, self._named(queue), "Listen") from error
+                _log.warning("%s: not dead-lettered: %s", self._named(queue), translate(error, self._named(queue), "Listen"))
+                answers.append(Settled.UNKNOWN)
         return answers
 
     async def _settle(self, how: str, wishes: Sequence[_Wish]) -> list[Settled]:

@@ -129,7 +129,7 @@ SERVICEBUS = Facts(
             field="a copy with ScheduledEnqueueTimeUtc, then a normal return",
             value="the delay, as in a worker",
             source="Azure Functions docs, Service Bus trigger: to raise is to abandon, and delivers again at once",
-            cost="as retry, beyond",
+            cost="a send more; a kill between the copy and the return makes the same copy again, which is dropped (dedup)",
         ),
         Rule(
             aspect="delay",
@@ -318,6 +318,7 @@ SERVICEBUS = Facts(
             concurrency=(1, 1000),
             ordered=False,
             delays=True,
+            longest_backoff=None,
         ),
         sources={
             "cloud": "choice: the name of the vendor's cloud",

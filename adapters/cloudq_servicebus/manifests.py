@@ -41,7 +41,7 @@ def _metadata(work: Workload, source: Source) -> dict[str, str]:
 
 def documents(work: Workload) -> dict[str, Document]:
     """Return a container app without ingress, scaled by KEDA rules."""
-    probe: Document = {"httpGet": {"path": "/livez", "port": work.health_port}, "timeoutSeconds": 2}
+    probe: Document = {"httpGet": {"path": "/livez", "port": work.health_port}, "timeoutSeconds": 5}
     ready: Document = {**probe, "httpGet": {"path": "/readyz", "port": work.health_port}}
     app: Document = {
         "location": "$LOCATION",

@@ -38,10 +38,10 @@ from uuid import UUID
 
 import azure.functions as azure
 
-from cloudq.driver import Burial, Delivery, Driver, Part, Queue, Settled
+from cloudq.driver import Burial, Delivery, Part, Queue, Settled
 from cloudq.durations import seconds
 from cloudq.errors import ConfigError
-from cloudq.functions import Functions, Platform
+from cloudq.functions import Functions, Opened, Platform
 from cloudq_servicebus.options import endpoint_of, read
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class AgainError(Exception):
 def functions_app(
     app: CloudQ, *, connection: str = "ServiceBus", queues: Sequence[str] = (), concurrency: int | None = None
 ) -> azure.FunctionApp:
-    """Return a function app (the v2 model) with a trigger for each queue and priority; by default, for every queue of the
-    application on Service Bus.
+    """Return a function app (the v2 model) with a trigger for each queue and priority.
+
+    By default, for those with `[queues.<name>.serverless]`; where none has it, for every queue of the application there.
 
     `connection` names the app settings by which the runtime finds the namespace: `<connection>__fullyQualifiedNamespace`, or
     `<connection>` for a connection string. `concurrency` is how many run at once in this process, by default as in a worker;
@@ -116,8 +117,8 @@ class _AzureFunctions(Platform):
     def name(self, place: str, options: Mapping[str, str], queue: Queue) -> str:
         return read(place, options).name(queue)
 
-    async def dead_letter(self, driver: Callable[[], Driver], queue: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
-        return await cast("ServiceBusDriver", driver()).bury_locked(queue, batch)
+    async def dead_letter(self, driver: Opened, queue: Queue, batch: Sequence[Burial]) -> Sequence[Settled]:
+        return await cast("ServiceBusDriver", await driver()).bury_locked(queue, batch)
 
 
 def _patience(app: CloudQ, queue: Queue) -> float:

@@ -23,7 +23,7 @@ def settings(queue: Queue) -> dict[str, Any]:
         "requires_session": queue.ordered,
         "requires_duplicate_detection": True,
         "duplicate_detection_history_time_window": timedelta(seconds=math.ceil(window)),
-        "max_delivery_count": SERVICEBUS.net(queue.attempts),
+        "max_delivery_count": SERVICEBUS.net(queue.attempts, served=queue.served),
         # docs, message expiration: then it is in the dead-letter queue, which keeps for ever.
         "default_message_time_to_live": timedelta(seconds=math.ceil(queue.retention or _RETENTION)),
         "dead_lettering_on_message_expiration": True,

@@ -332,6 +332,7 @@ SQS = Facts(
             concurrency=(2, 1000),
             ordered=True,
             delays=True,
+            longest_backoff=None,
         ),
         sources={
             "cloud": "choice: the name of the vendor's cloud",

@@ -7,6 +7,7 @@ and PutScalingPolicy (Application Auto Scaling), PutMetricAlarm (CloudWatch); SQ
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from cloudq.driver import Part
@@ -22,6 +23,8 @@ IDENTITY = Identity(provider="aws", account_annotations={"eks.amazonaws.com/role
 _LONGEST_STOP = 120
 #: API PutScalingPolicy: a step scaling policy has 20 adjustments at the most (Application Auto Scaling quotas).
 _STEPS = 20
+#: CloudWatch guide, alarms on metric math: so many metrics at the most.
+_METRICS = 10
 
 
 def triggers(work: Workload) -> list[Trigger]:
@@ -113,6 +116,7 @@ def _task(work: Workload, region: str) -> Document:
         "networkMode": "awsvpc",
         "cpu": "256",
         "memory": "512",
+        "volumes": [{"name": "tmp"}],
         "executionRoleArn": "$EXECUTION_ROLE_ARN",
         # The worker's role, as the Terraform module makes it.
         "taskRoleArn": "$TASK_ROLE_ARN",
@@ -125,6 +129,7 @@ def _task(work: Workload, region: str) -> Document:
                 "entryPoint": [work.command[0]],
                 "user": f"{work.user}:{work.user}",
                 "readonlyRootFilesystem": True,
+                "mountPoints": [{"sourceVolume": "tmp", "containerPath": "/tmp"}],  # noqa: S108  the one place to write to
                 "environment": [{"name": key, "value": value} for key, value in work.environment().items()],
                 "stopTimeout": work.killed,
                 "healthCheck": {
@@ -141,6 +146,8 @@ def _task(work: Workload, region: str) -> Document:
                         "awslogs-group": f"/ecs/{work.name}",
                         "awslogs-region": region,
                         "awslogs-stream-prefix": "worker",
+                        # Needs logs:CreateLogGroup in the execution role, where the group is not there.
+                        "awslogs-create-group": "true",
                     },
                 },
             }
@@ -165,52 +172,60 @@ def _policy(work: Workload, target: str, name: str, steps: list[dict[str, Any]])
 
 
 def _steps(work: Workload) -> list[dict[str, Any]]:
-    """Return how many workers for which backlog. The bounds are distances from the alarm's threshold of 1."""
-    backlog = min(source.backlog for source in work.sources)
+    """Return as many workers as the alarm's expression asks for. The bounds are distances from its threshold of 1."""
     count = min(work.maximum, _STEPS)
+    bounds = [math.ceil(work.maximum * number / count) for number in range(count + 1)]
     steps: list[dict[str, Any]] = []
-    for number in range(1, count + 1):
-        workers = math.ceil(work.maximum * number / count)
-        before = math.ceil(work.maximum * (number - 1) / count)
-        step: dict[str, Any] = {
-            "MetricIntervalLowerBound": float(before * backlog),
-            "ScalingAdjustment": max(work.minimum, workers),
-        }
-        if number < count:
-            step["MetricIntervalUpperBound"] = float(workers * backlog)
+    for before, workers in pairwise(bounds):
+        step: dict[str, Any] = {"MetricIntervalLowerBound": float(before), "ScalingAdjustment": max(work.minimum, workers)}
+        if workers < work.maximum:
+            step["MetricIntervalUpperBound"] = float(workers)
         steps.append(step)
     return steps
 
 
 def _alarm(work: Workload, name: str, comparison: str, periods: int, action: str) -> Document:
-    """Return an alarm on all that is to be done: what waits and what runs, and what is due in the delay parts."""
+    """Return an alarm on how many workers are asked for: of each queue by its own backlog, one for what is due in a delay part.
+
+    A queue that was idle for hours tells nothing: that is taken as 0 (CloudWatch guide, FILL).
+    """
     found = read(*work.place)
     metrics: list[dict[str, Any]] = []
+    asked: list[str] = []
     for source in work.sources:
-        kinds = ["Visible", "NotVisible"] if source.queue.part is Part.MAIN else ["Visible"]
-        for kind in kinds:
-            metrics.append(
-                {
-                    "Id": f"m{len(metrics)}",
-                    "ReturnData": False,
-                    "MetricStat": {
-                        "Metric": {
-                            "Namespace": "AWS/SQS",
-                            "MetricName": f"ApproximateNumberOfMessages{kind}",
-                            "Dimensions": [{"Name": "QueueName", "Value": found.name(source.queue)}],
-                        },
-                        "Period": 60,
-                        "Stat": "Maximum",
+        main = source.queue.part is Part.MAIN
+        ids = [f"m{len(metrics) + number}" for number in range(2 if main else 1)]
+        filled = " + ".join(f"FILL({each}, 0)" for each in ids)
+        asked.append(f"CEIL(({filled}) / {source.backlog})" if main else f"IF({filled} > 0, 1, 0)")
+        metrics += [
+            {
+                "Id": each,
+                "ReturnData": False,
+                "MetricStat": {
+                    "Metric": {
+                        "Namespace": "AWS/SQS",
+                        "MetricName": f"ApproximateNumberOfMessages{kind}",
+                        "Dimensions": [{"Name": "QueueName", "Value": found.name(source.queue)}],
                     },
-                }
-            )
-    total = " + ".join(metric["Id"] for metric in metrics)
+                    "Period": 60,
+                    "Stat": "Maximum",
+                },
+            }
+            for each, kind in zip(ids, ("Visible", "NotVisible"), strict=False)
+        ]
+    if len(metrics) > _METRICS:
+        raise ConfigError(
+            f"{len(metrics)} metrics are looked at for {len(work.sources)} queues, and an alarm takes {_METRICS}: write a "
+            f"manifest for some of them with --queue."
+        )
+    expression = asked[0] if len(asked) == 1 else f"MAX([{', '.join(asked)}])"
     return {
         "AlarmName": f"{work.name}-{name}",
         "ComparisonOperator": comparison,
         "Threshold": 1.0,
         "EvaluationPeriods": periods,
-        "TreatMissingData": "notBreaching" if name == "backlog" else "breaching",
-        "Metrics": [*metrics, {"Id": "total", "Expression": total, "Label": "waiting and running", "ReturnData": True}],
+        # Where nothing is told, nothing is changed: workers are not taken from work that cannot be seen.
+        "TreatMissingData": "notBreaching",
+        "Metrics": [*metrics, {"Id": "workers", "Expression": expression, "Label": "workers asked for", "ReturnData": True}],
         "AlarmActions": [action],
     }

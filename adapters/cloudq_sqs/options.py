@@ -95,4 +95,6 @@ def _checked(name: str, value: str, *, local: bool) -> str | int:
 def _http(name: str, value: str) -> str:
     if not value.startswith(("https://", "http://")):
         raise ConfigError(f"sqs://: {name}={value!r} is not an http(s) URL.")
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ConfigError(f"sqs://: {name}= holds a user or a password. Leave it out: credentials come from the SDK's chain.")
     return value

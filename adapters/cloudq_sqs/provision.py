@@ -35,7 +35,9 @@ def attributes(queue: Queue, options: Options, dead_arn: str | None = None) -> d
     else:
         found["KmsMasterKeyId"] = options.sse
     if main and dead_arn is not None:
-        found["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": SQS.net(queue.attempts)})
+        found["RedrivePolicy"] = json.dumps(
+            {"deadLetterTargetArn": dead_arn, "maxReceiveCount": SQS.net(queue.attempts, served=queue.served)}
+        )
     return found
 
 

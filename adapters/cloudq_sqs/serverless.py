@@ -12,8 +12,8 @@ failed is deleted, and the function cannot see that: the Terraform module always
 
 Here, what succeeded is deleted by Lambda. What is tried again is hidden for its own delay, and named as failed. All
 that is given up is sent to the dead part with its reason, and then deleted by Lambda. In a FIFO queue, nothing of a group runs
-behind one that comes back. What could not be started in time is named as failed, and hidden no longer. Of the delay part, the
-same function is the pump.
+behind one that comes back. What could not be started in time is named as failed, and hidden until about its turn. Of the delay
+part, the same function is the pump.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cloudq.driver import Delivery, Driver, Queue, Release, Settled
-from cloudq.functions import Functions, Platform
+from cloudq.driver import Delivery, Queue, Release, Settled
+from cloudq.functions import Functions, Opened, Platform
 from cloudq_sqs import messages
 from cloudq_sqs.options import read
 
 if TYPE_CHECKING:
     from cloudq import CloudQ
 
-#: Of the time that a call has, this share is kept for the last settlements and the answer, within these bounds in seconds.
-_KEPT, _LEAST_KEPT, _MOST_KEPT = 0.1, 0.2, 2.0
+#: Of the time that a call has, this share is kept for giving back what was not started and for the answer, within these bounds
+#: in seconds; and of that, this share is for the first.
+_KEPT, _LEAST_KEPT, _MOST_KEPT, _GIVING_BACK = 0.15, 0.3, 2.0, 0.7
 
 
 class LambdaContext(Protocol):
@@ -47,7 +48,9 @@ Handler = Callable[[Mapping[str, Any], LambdaContext], dict[str, list[dict[str, 
 
 
 def lambda_handler(app: CloudQ, *, queues: Sequence[str] = (), concurrency: int | None = None) -> Handler:
-    """Return a handler for event source mappings of these queues; by default, of every queue of the application on SQS.
+    """Return a handler for event source mappings of these queues.
+
+    By default, those with `[queues.<name>.serverless]`; where none has it, every queue of the application on SQS.
 
     `concurrency` is how many messages of a call run at once, by default as in a worker (`worker.concurrency`). The handler
     returns `{"batchItemFailures": [{"itemIdentifier": <message id>}, ...]}`. It raises, so that all of a batch comes back, for
@@ -68,8 +71,9 @@ def lambda_handler(app: CloudQ, *, queues: Sequence[str] = (), concurrency: int 
             )
         queue = functions.queue(sources.pop().rpartition(":")[2])
         left = context.get_remaining_time_in_millis() / 1000
-        patience = left - min(_MOST_KEPT, max(_LEAST_KEPT, left * _KEPT))
-        removed = functions.hand_over(queue, [_delivery(queue, record) for record in records], patience)
+        kept = min(_MOST_KEPT, max(_LEAST_KEPT, left * _KEPT))
+        deliveries = [_delivery(queue, record) for record in records]
+        removed = functions.hand_over(queue, deliveries, left - kept, kept * _GIVING_BACK)
         return {
             "batchItemFailures": [
                 {"itemIdentifier": str(record["messageId"])} for record, gone in zip(records, removed, strict=True) if not gone
@@ -85,8 +89,8 @@ class _Lambda(Platform):
     def name(self, place: str, options: Mapping[str, str], queue: Queue) -> str:
         return read(place, options).name(queue)
 
-    async def release(self, driver: Callable[[], Driver], queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:
-        return await driver().release(queue, batch)
+    async def release(self, driver: Opened, queue: Queue, batch: Sequence[Release]) -> Sequence[Settled]:
+        return await (await driver()).release(queue, batch)
 
 
 def _delivery(queue: Queue, record: Mapping[str, Any]) -> Delivery:

@@ -17,6 +17,6 @@ def health(port: int, *, ready: bool) -> None:
     """
     from cloudq.worker.health import LIVE, READY, ask
 
-    wrong = ask(port, READY if ready else LIVE)
+    wrong = ask(port, READY if ready else LIVE, patience=4.0)
     click.echo(wrong or "ok", err=bool(wrong))
     sys.exit(1 if wrong else 0)

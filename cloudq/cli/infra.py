@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -82,10 +83,11 @@ def write_manifests(app: str, platform: str, image: str, queues: tuple[str, ...]
     application = load(app)
     if platform not in platforms():
         raise ConfigError(f"there are no manifests for {platform!r}.{nearest(platform, platforms())}")
-    command = ["cloudq", "worker", app, *(word for each in queues for word in ("--queue", each))]
-    work = workload(application, image=image, command=command, queues=queues, name=name)
+    work = workload(application, image=image, command=["cloudq", "worker", app], queues=queues, name=name)
+    left: set[str] = set()
     for file, document in manifests(work, platform).items():
         text = json.dumps(document, indent=2) + "\n"
+        left.update(re.findall(r"\$[A-Z_]+", text))
         if output == "-":
             click.echo(text, nl=False)
             continue
@@ -96,6 +98,8 @@ def write_manifests(app: str, platform: str, image: str, queues: tuple[str, ...]
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
         click.echo(f"wrote {path}")
+    if left:
+        click.echo(f"left to fill in: {', '.join(sorted(left))} (docs/howto/containers.md)", err=True)
 
 
 def _compare(path: Path, document: dict[str, Any], again: str) -> None:

@@ -64,11 +64,13 @@ def worker(
             f"no task is declared on the queue {name!r} of the settings.{nearest(name, app.declared.queues())}", err=True
         )
     count = processes or app.settings.worker.processes
+    port = health_port or app.settings.worker.health_port
     if not SUPERVISED:
         urls = ", ".join(sorted({app.url_of(queue) for queue in work.queues}))
         click.echo(
             f"cloudq worker on {urls}: queues {', '.join(work.queues)}; {count} process(es) x {work.concurrency} = "
-            f"{count * work.concurrency} tasks at once; grace {work.grace:g} s; settings: {origin()}",
+            f"{count * work.concurrency} tasks at once; grace {work.grace:g} s{f'; health at port {port}' if port else ''}; "
+            f"settings: {origin()}",
             err=True,
         )
         served = [name for name in work.queues if app.settings.queue(name).serverless is not None]
@@ -79,7 +81,6 @@ def worker(
     if reloading:
         _reload(work.grace)
         return
-    port = health_port or app.settings.worker.health_port
     if count == 1:
         # A child of a supervisor has a port of its own, behind the one that the supervisor answers at.
         serve(app, work, port + 1 + int(os.environ.get(WORKER_INDEX, "0")) if port and SUPERVISED else port)

@@ -283,8 +283,8 @@ class Engine:
 
     def _ahead(self, source: _Source) -> int:
         """How many messages may wait for a slot: a batch, and what is used up until the next one has made its way here."""
-        if self._run_time is None:
-            return 0
+        if self._run_time is None or not source.station.renews:
+            return 0  # also of what was handed over: it is here already, and starts as soon as a slot is free
         on_the_way = int(self._concurrency * source.round_trip / max(self._run_time, 1e-6)) if source.hungry else 0
         batch = _batch(source.station)
         return min(batch + min(on_the_way, (_MOST_POLLS - 1) * batch), self._startable(source))

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -50,16 +52,25 @@ class Heartbeat:
         return f"the control loop has stood still for {still:.0f} s" if still > _STILL else ""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
 class HealthServer:
     """Answers for as long as its block lasts, on every interface: the platform asks from outside."""
 
     def __init__(self, port: int, live: Probe, ready: Probe) -> None:
         """ConfigError: the port cannot be had."""
         try:
-            self._server = ThreadingHTTPServer(("", port), _handler({LIVE: live, READY: ready}))
+            self._server = _Server(("", port), _handler({LIVE: live, READY: ready}))
         except OSError as error:
             raise ConfigError(f"--health-port {port} cannot be listened on: {error.strerror}. Choose another.") from error
-        self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
 
     def __enter__(self) -> Self:
@@ -81,23 +92,30 @@ def ask(port: int, path: str, patience: float = _ASKING) -> str:
         answer = connection.getresponse()
         said = answer.read().decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer at port {port}: {error}"
+        return f"no answer at port {port}: {error}. Is it the worker's --health-port?"
     finally:
         connection.close()
     return "" if answer.status == 200 else said or f"port {port} answered {answer.status}"
 
 
 def of_children(ports: Callable[[], Sequence[int]], path: str) -> Probe:
-    """Return a probe that asks every child that runs, and tells what is wrong with the first that something is."""
+    """Return a probe that asks every child that runs, all at a time, and tells what is wrong with one of them."""
 
     def probe() -> str:
-        return next((said for port in ports() if (said := ask(port, path))), "")
+        asked = ports()
+        if not asked:
+            return ""
+        with ThreadPoolExecutor(len(asked), thread_name_prefix="cloudq-health") as pool:
+            return next(filter(None, pool.map(ask, asked, [path] * len(asked))), "")
 
     return probe
 
 
 def _handler(probes: dict[str, Probe]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        #: Of a caller who says nothing, in seconds.
+        timeout = 5
+
         def do_GET(self) -> None:
             probe = probes.get(self.path)
             wrong = "there is /livez and /readyz" if probe is None else probe()

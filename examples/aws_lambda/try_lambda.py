@@ -4,6 +4,7 @@
 # boto3 has no types of its own for what it makes.
 import asyncio
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ COUNT = 50
 
 
 def main() -> None:
+    shutil.rmtree("resized", ignore_errors=True)  # of an earlier run
     server = Server().start()
     os.environ["CLOUDQ_URL"] = f"sqs://us-east-1?endpoint={server.endpoint}"
     from resize import OUT, app, resize  # after the URL is known

@@ -5,6 +5,7 @@ The Functions host is not here; a stand-in does with each message what its docs 
 
 import asyncio
 import os
+import shutil
 
 from cloudq_servicebus.emulator import Server
 from cloudq_servicebus.emulator.functions import Host
@@ -13,6 +14,7 @@ COUNT = 50
 
 
 async def main() -> None:
+    shutil.rmtree("archived", ignore_errors=True)  # of an earlier run
     server = Server().start()
     os.environ["CLOUDQ_URL"] = f"servicebus://?endpoint=127.0.0.1:{server.port}&admin=127.0.0.1:{server.admin_port}"
     os.environ["OUT"] = "archived"
@@ -34,7 +36,7 @@ async def main() -> None:
         assert done == sorted(f"document {document}\n" for document in range(1, COUNT)), done
         dead = await driver.receive(tasks.address("default", Part.DEAD), 10, 5.0)
         assert ["there is no document -1" in each.attributes["cloudq-dead"] for each in dead] == [True]
-        print(f"{len(done)} archived and 1 dead letter, in {host.calls} calls, of which {host.failed} failed")
+        print(f"{len(done)} archived and 1 dead letter, in {host.calls} calls; to the runtime, {host.failed} of them failed")
     tasks.close()
     server.stop()
 

@@ -19,6 +19,6 @@ def count(ctx: Context, name: str, text: str, pause: float = 0.0) -> None:
     lines = [f"{number} {word}" for word, number in sorted(words.items())]
     target = OUT / f"{name}.txt"
     # Written beside and renamed: a run that is cut off leaves nothing half done, and a second run changes nothing.
-    beside = target.with_suffix(f".{ctx.attempt}")
+    beside = target.with_suffix(f".{ctx.task_id}-{ctx.attempt}")
     beside.write_text("\n".join([*lines, f"pid {os.getpid()}", ""]))
     beside.rename(target)

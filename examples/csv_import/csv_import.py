@@ -5,6 +5,8 @@
 Each part is loaded in one transaction that also notes that it was, so that a part that runs twice is loaded once. The ids of
 the parts are those of the import with a number: should the cutting run twice, because its worker was killed, the second round
 enqueues the same ids, and what was loaded meanwhile is not loaded again.
+
+A record is one line here: a file with line ends inside of its quotes would have to be cut by somebody who reads all of it.
 """
 
 import csv
@@ -27,9 +29,9 @@ PART = 64 * 1024
 def transaction() -> Generator[sqlite3.Connection]:
     with closing(sqlite3.connect(DATABASE, timeout=30)) as connection, connection:
         connection.execute("CREATE TABLE IF NOT EXISTS people (id INTEGER PRIMARY KEY, name TEXT NOT NULL, amount INTEGER)")
-        connection.execute("CREATE TABLE IF NOT EXISTS refused (source TEXT, line TEXT, reason TEXT)")
-        connection.execute("CREATE TABLE IF NOT EXISTS parts (source TEXT, start INTEGER, PRIMARY KEY (source, start))")
-        connection.execute("CREATE TABLE IF NOT EXISTS imports (source TEXT PRIMARY KEY, parts INTEGER, done INTEGER)")
+        connection.execute("CREATE TABLE IF NOT EXISTS refused (import TEXT, line TEXT, reason TEXT)")
+        connection.execute("CREATE TABLE IF NOT EXISTS parts (import TEXT, start INTEGER, PRIMARY KEY (import, start))")
+        connection.execute("CREATE TABLE IF NOT EXISTS imports (import TEXT PRIMARY KEY, parts INTEGER, done INTEGER)")
         connection.execute("BEGIN IMMEDIATE")
         yield connection
 
@@ -40,9 +42,8 @@ def cut(ctx: Context, source: str) -> None:
     path = Path(source)
     if not path.exists():
         raise Reject(f"there is no {source}")
-    bounds = [0]
     with path.open("rb") as file:
-        bounds[0] = len(file.readline())  # the names of the columns
+        bounds = [len(file.readline())]  # the names of the columns
         size = path.stat().st_size
         while bounds[-1] < size:
             file.seek(min(bounds[-1] + PART, size))
@@ -50,34 +51,31 @@ def cut(ctx: Context, source: str) -> None:
             bounds.append(file.tell())
     parts = list(pairwise(bounds))
     with transaction() as connection:
-        connection.execute("INSERT OR IGNORE INTO imports VALUES (?, ?, 0)", (source, len(parts)))
+        connection.execute("INSERT OR IGNORE INTO imports VALUES (?, ?, ?)", (ctx.task_id, len(parts), int(not parts)))
     app.enqueue_many(
-        load.options(task_id=f"{ctx.task_id}-{number}").message(source, start, end) for number, (start, end) in enumerate(parts)
+        load.options(task_id=f"{ctx.task_id}-{number}").message(ctx.task_id, source, start, end)
+        for number, (start, end) in enumerate(parts)
     )
 
 
 @app.task(queue="parts", timeout="2m")
-def load(source: str, start: int, end: int) -> None:
+def load(import_id: str, source: str, start: int, end: int) -> None:
     """Load the lines of one part. A line that cannot be loaded is kept with the reason; the others are not held up by it."""
     with Path(source).open("rb") as file:
         file.seek(start)
-        lines = file.read(end - start).decode().splitlines()
-    people: list[tuple[int, str, int]] = []
-    refused: list[tuple[str, str, str]] = []
-    for line, row in zip(lines, csv.reader(lines), strict=True):
-        try:
-            number, name, amount = row
-            people.append((int(number), name, int(amount)))
-        except ValueError as error:
-            refused.append((source, line, str(error)))
+        lines = [line.decode("utf-8", "replace") for line in file.read(end - start).rstrip(b"\n").split(b"\n")]
     with transaction() as connection:
-        if connection.execute("SELECT 1 FROM parts WHERE source = ? AND start = ?", (source, start)).fetchone():
+        if connection.execute("SELECT 1 FROM parts WHERE import = ? AND start = ?", (import_id, start)).fetchone():
             return
-        connection.executemany("INSERT INTO people VALUES (?, ?, ?)", people)
-        connection.executemany("INSERT INTO refused VALUES (?, ?, ?)", refused)
-        connection.execute("INSERT INTO parts VALUES (?, ?)", (source, start))
-        (loaded,) = connection.execute("SELECT count(*) FROM parts WHERE source = ?", (source,)).fetchone()
-        connection.execute("UPDATE imports SET done = 1 WHERE source = ? AND parts = ?", (source, loaded))
+        for line in lines:
+            try:
+                ((number, name, amount),) = csv.reader([line], strict=True)
+                connection.execute("INSERT INTO people VALUES (?, ?, ?)", (int(number), name, int(amount)))
+            except (ValueError, OverflowError, csv.Error, sqlite3.IntegrityError) as error:
+                connection.execute("INSERT INTO refused VALUES (?, ?, ?)", (import_id, line, str(error)))
+        connection.execute("INSERT INTO parts VALUES (?, ?)", (import_id, start))
+        (loaded,) = connection.execute("SELECT count(*) FROM parts WHERE import = ?", (import_id,)).fetchone()
+        connection.execute("UPDATE imports SET done = 1 WHERE import = ? AND parts = ?", (import_id, loaded))
 
 
 if __name__ == "__main__":

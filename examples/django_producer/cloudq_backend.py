@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from django_tasks.backends.base import BaseTaskBackend
 from django_tasks.base import Task, TaskResult, TaskResultStatus
+from django_tasks.exceptions import InvalidTaskError
 from django_tasks.signals import task_enqueued
 
 from cloudq import CloudQ, Context
@@ -54,6 +55,8 @@ class CloudQBackend(BaseTaskBackend):
 
     def enqueue(self, task: Task[..., Any], args: Any, kwargs: Any) -> TaskResult[Any]:
         self.validate_task(task)
+        if task.takes_context:
+            raise InvalidTaskError("takes_context: Django's context is not there in a worker of cloudq.")
         task_id = uuid.uuid4().hex
         options: dict[str, Any] = {"task_id": task_id}
         if task.run_after is not None:
@@ -78,6 +81,10 @@ class CloudQBackend(BaseTaskBackend):
             app.enqueue(message)
             task_enqueued.send(type(self), task_result=result)
 
-        # With no transaction open, now; an error of the provider is the caller's. After a rollback, never.
-        transaction.on_commit(send)
+        if transaction.get_connection().in_atomic_block:
+            # After the commit, and after a rollback never. One that fails keeps the others of the transaction from nothing;
+            # Django logs it.
+            transaction.on_commit(send, robust=True)
+        else:
+            send()  # an error of the provider is the caller's
         return result

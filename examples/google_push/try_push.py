@@ -4,6 +4,7 @@
 # The SDK names types that are not typed themselves.
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ async def create() -> None:
 
 
 def main() -> None:
+    shutil.rmtree("notified", ignore_errors=True)  # of an earlier run
     with Identity() as identity:
         server = Server(sign=identity.sign).start()
         os.environ.update(

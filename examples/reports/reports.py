@@ -31,7 +31,7 @@ def render(ctx: Context, user: str, month: str) -> str:
     time.sleep(0.2)  # a real one takes longer
     name = f"{user}-{month}.txt"
     lines = [f"Report of {user} for {month}", *(f"{day:2} {amount:4}" for day, amount in amounts), f"total {total}"]
-    beside = DONE / f"{ctx.task_id}.new"
+    beside = DONE / f"{ctx.task_id}-{ctx.attempt}.new"
     beside.write_text("\n".join([*lines, f"rendered {began:.3f} {time.time():.3f}", ""]))
     beside.rename(DONE / name)
     return name

@@ -9,7 +9,7 @@ picture that cannot be read will not be readable later either: it is rejected, a
 import sys
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cloudq import CloudQ, Context, Reject
 
@@ -24,12 +24,13 @@ def shrink(ctx: Context, name: str, size: int) -> None:
     try:
         with Image.open(source) as picture:
             picture.thumbnail((size, size))
-            target = source.with_name(f"{source.stem}.{size}.webp")
-            # Under a name of this run first: nobody sees half a picture.
-            beside = target.with_suffix(f".{ctx.task_id}")
-            picture.convert("RGB").save(beside, "WEBP")
-    except (UnidentifiedImageError, FileNotFoundError) as error:
+            small = picture.convert("RGB")
+    except OSError as error:  # also Pillow's own, for what is no picture, or half of one
         raise Reject(f"{source}: {error}") from error
+    target = source.with_name(f"{source.stem}.{size}.webp")
+    # Under a name of this run first: nobody sees half a picture.
+    beside = target.with_suffix(f".{ctx.task_id}-{ctx.attempt}")
+    small.save(beside, "WEBP")
     beside.rename(target)
 
 

@@ -26,7 +26,7 @@ BROKEN = {
     "aws_lambda": ("resize.py", '(OUT / f"{name}.txt").write_text(f"{name} {width}\\n")', "pass"),
     "azure_functions": ("archive.py", 'f"document {document}\\n"', '"document\\n"'),
     "container": ("tasks.py", "beside.rename(target)", "beside.unlink()"),
-    "csv_import": ("csv_import.py", "people.append((int(number), name, int(amount)))", "people.append((int(number), name, 0))"),
+    "csv_import": ("csv_import.py", "(int(number), name, int(amount))", "(int(number), name, 0)"),
     "django_producer": ("shop/tasks.py", "order.invoiced = True", "order.invoiced = False"),
     "fastapi_producer": ("signup.py", "Welcome, {name}!", "Welcome!"),
     "google_push": ("notify.py", 'f"hello {user}\\n"', '"hello\\n"'),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from pathlib import Path
 
 import botocore.session
@@ -32,7 +32,7 @@ URLS = {
 }
 OWN = {"ecs": "sqs", "cloud-run": "pubsub", "container-apps": "servicebus"}
 QUEUES = {
-    "mail": {"priorities": ["high", "normal"], "scale": {"backlog": 20, "minimum": 1, "maximum": 8}},
+    "mail": {"priorities": ["high", "normal"], "scale": {"backlog": 20, "minimum": 1, "maximum": 30}},
     "reports": {"scale": {"backlog": 2, "maximum": 30}},
     "thumbs": {"lease": "2m", "serverless": {"timeout": "20s"}},
 }
@@ -197,7 +197,8 @@ def test_ecs_takes_them():
     for file, (service, operation) in CALLS.items():
         assert refused(service, operation, found[file]) == [], file
     (container,) = found["1-register-task-definition.json"]["containerDefinitions"]
-    assert container["entryPoint"] + container["command"] == ["cloudq", "worker", "shop:app"]
+    command = ["cloudq", "worker", "shop:app", "--queue", "mail", "--queue", "reports"]  # and not that of the function
+    assert container["entryPoint"] + container["command"] == command
     assert container["stopTimeout"] == 40
 
 
@@ -207,19 +208,65 @@ def test_the_sdk_would_find_a_mistake():
     assert refused(*CALLS["1-register-task-definition.json"], {**task, "networkMode": "bogus"})
 
 
+def evaluated(alarm, counts):
+    """The alarm's expression for these counts, as CloudWatch's functions are documented; what is not told is absent."""
+    values = {}
+    for metric in alarm["Metrics"]:
+        if "MetricStat" in metric:
+            told = metric["MetricStat"]["Metric"]
+            values[metric["Id"]] = counts.get((told["Dimensions"][0]["Value"], told["MetricName"]))
+    (expression,) = [metric["Expression"] for metric in alarm["Metrics"] if "Expression" in metric]
+    functions = {
+        "FILL": lambda value, instead: instead if value is None else value,
+        "CEIL": math.ceil,
+        "IF": lambda condition, yes, no: yes if condition else no,
+        "MAX": max,
+    }
+    return eval(expression, {"__builtins__": {}}, {**functions, **values})  # noqa: S307  an expression of ours
+
+
 def test_the_steps_of_ecs_are_the_rule():
     """For every backlog, as many workers as everywhere else, within what 20 steps can tell apart."""
-    found = written("sqs", "ecs", mail={"scale": {"backlog": 10, "maximum": 15}})
+    queues = {
+        "mail": {"scale": {"backlog": 100, "maximum": 15}},
+        "reports": {"scale": {"backlog": 1, "maximum": 15}},
+    }
+    found = written("sqs", "ecs", **queues)
+    alarm = found["6-put-metric-alarm-backlog.json"]
     steps = found["4-put-scaling-policy-backlog.json"]["StepScalingPolicyConfiguration"]["StepAdjustments"]
-    work = workload(shop(URLS["sqs"], mail={"scale": {"backlog": 10, "maximum": 15}}), image="i", command=["w"])
-    for waiting in (1, 9, 10, 11, 75, 149, 150, 5000):
-        over = waiting - found["6-put-metric-alarm-backlog.json"]["Threshold"]
+    work = workload(shop(URLS["sqs"], **queues), image="i", command=["w"])
+    visible, hidden = "ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"
+    for mails, running, reports, due in (
+        (1, 0, 0, 0),
+        (99, 1, 0, 0),
+        (100, 1, 0, 0),
+        (100, 0, 7, 0),
+        (0, 0, 0, 30),
+        (5000, 9, 1, 1),
+    ):
+        counts = {
+            ("live-shop-mail", visible): mails,
+            ("live-shop-mail", hidden): running,
+            ("live-shop-reports", visible): reports or None,
+            ("live-shop-mail-delay", visible): due,
+        }
+        workers = evaluated(alarm, counts)
+        assert workers >= alarm["Threshold"]
+        over = workers - alarm["Threshold"]
         (step,) = [
             each
             for each in steps
             if each["MetricIntervalLowerBound"] <= over < each.get("MetricIntervalUpperBound", float("inf"))
         ]
-        assert step["ScalingAdjustment"] == wanted(work, {"shop-mail": waiting}), waiting
+        waiting = {"shop-mail": mails + running, "shop-reports": reports, "shop-mail-delay": due}
+        assert step["ScalingAdjustment"] == wanted(work, waiting), waiting
+    assert evaluated(alarm, {}) == 0 < alarm["Threshold"]
+
+
+def test_more_queues_than_an_alarm_can_look_at_are_refused():
+    three = {"priorities": ["high", "normal", "low"]}
+    with pytest.raises(ConfigError, match=r"14 metrics are looked at for 8 queues, and an alarm takes 10: .*--queue"):
+        written("sqs", "ecs", mail=three, reports=three)
 
 
 def test_ecs_refuses_a_grace_that_fargate_does_not_leave():
@@ -308,11 +355,36 @@ def test_queues_that_no_platform_sees_are_refused():
 
 def test_queues_of_functions_and_of_two_providers_are_refused():
     app = shop(URLS["sqs"])
-    with pytest.raises(ConfigError, match=r"'thumbs' is not one that workers serve: mail, reports"):
+    with pytest.raises(ConfigError, match=r"'thumbs' is declared for a function: workers serve mail, reports"):
         workload(app, image="i", command=["w"], queues=["thumbs"])
     two = shop(URLS["sqs"], mail={}, audit={"url": URLS["pubsub"]})
     with pytest.raises(ConfigError, match=r"a manifest scales on one provider, and there is pubsub.*sqs"):
         workload(two, image="i", command=["w"])
+
+
+def test_queues_of_different_bounds_need_manifests_of_their_own():
+    app = shop(URLS["sqs"], mail={"scale": {"maximum": 8}}, reports={})
+    with pytest.raises(ConfigError, match=r"scale.maximum differs \(mail 8, reports 10\).*with --queue"):
+        workload(app, image="i", command=["w"])
+    assert workload(app, image="i", command=["w"], queues=["mail"]).maximum == 8
+
+
+def test_the_emulator_and_a_misspelt_queue_are_refused():
+    with pytest.raises(ConfigError, match="whose backlog no platform can see"):
+        manifests(workload(shop("sqs://local"), image="i", command=["w"]), "kubernetes")
+    with pytest.raises(ConfigError, match=r"there is no queue 'male'\. Did you mean 'mail'"):
+        workload(shop(URLS["sqs"]), image="i", command=["w"], queues=["male"])
+    served = CloudQ(URLS["sqs"], queues={"thumbs": QUEUES["thumbs"]})
+    with pytest.raises(ConfigError, match="no queue is left for workers"):
+        workload(served, image="i", command=["w"])
+
+
+def test_a_worker_is_what_the_manifest_was_made_for(monkeypatch):
+    monkeypatch.setenv("CLOUDQ_WORKER__PROCESSES", "3")
+    work = workload(shop(URLS["sqs"]), image="i", command=["w"])
+    said = work.environment()
+    assert (said["CLOUDQ_NAMESPACE"], said["CLOUDQ_WORKER__PROCESSES"]) == ("shop", "3")
+    assert {source.backlog for source in work.sources} == {60, 6, 1_000_000}
 
 
 def test_the_command_writes_files(tmp_path, monkeypatch):
@@ -328,7 +400,7 @@ def test_the_command_writes_files(tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert "Did you mean 'kubernetes'" in done.output
     done = CliRunner().invoke(main, [*asked[:-1], "-", "--platform", "kubernetes", "--queue", "default"])
-    (deployment,) = [each for each in json.loads(done.output)["items"] if each["kind"] == "Deployment"]
+    (deployment,) = [each for each in json.loads(done.stdout)["items"] if each["kind"] == "Deployment"]
     command = deployment["spec"]["template"]["spec"]["containers"][0]["command"]
-    assert command == ["cloudq", "worker", "shop_manifests:app", "--queue", "default"]
-    assert not re.findall(r"\$[a-z]", done.output)
+    assert command == ["cloudq", "worker", "shop_manifests:app"]
+    assert "left to fill in: $ROLE_ARN (docs/howto/containers.md)" in done.stderr

@@ -70,7 +70,7 @@ def served(url="memory://shop"):
     ("scheme", "retry", "delay"),
     [
         ("sqs", {How.NATIVE}, {How.NATIVE, How.COMPOSED}),
-        ("pubsub", {How.NATIVE}, {How.REFUSED}),
+        ("pubsub", {How.COMPOSED}, {How.REFUSED}),
         ("servicebus", {How.COMPOSED}, {How.NATIVE}),
     ],
 )

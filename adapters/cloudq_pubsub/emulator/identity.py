@@ -37,6 +37,8 @@ class Identity:
         #: How often the keys were asked for, and whether they are given.
         self.asked: int = 0
         self.reachable: bool = True
+        #: For how long the keys may be kept, in seconds.
+        self.kept: int = 20_000
         #: What is published; more keys may be added.
         self.keys: dict[str, str] = {key_id: self.public}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _published(self))
@@ -85,7 +87,7 @@ def _published(identity: Identity) -> type[BaseHTTPRequestHandler]:
             identity.asked += 1
             body = json.dumps(identity.keys).encode()
             self.send_response(200 if identity.reachable else 503)
-            self.send_header("Cache-Control", "public, max-age=20000, must-revalidate")
+            self.send_header("Cache-Control", f"public, max-age={identity.kept}, must-revalidate")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -305,7 +305,7 @@ class EventSource:
             named = {str(each["itemIdentifier"]) for each in call.answer.get("batchItemFailures") or ()}
         except (AttributeError, KeyError, TypeError):
             return everything
-        return min(named, everything)
+        return everything if named - everything else named
 
     def _delete(self, messages: Sequence[Mapping[str, Any]]) -> None:
         for start in range(0, len(messages), 10):

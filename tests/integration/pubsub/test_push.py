@@ -20,8 +20,10 @@ from google.pubsub_v1 import SubscriberAsyncClient, types
 
 from cloudq import CloudQ
 from cloudq.errors import ConfigError
+from cloudq.testing import ManualClock
 from cloudq_pubsub import push_app
 from cloudq_pubsub.emulator.identity import Identity
+from cloudq_pubsub.tokens import Keys, Tokens
 from support.processes import environment, until
 from support.pubsub import PROJECT, emulated
 from support.served import LOG, Tasks, runs
@@ -252,6 +254,8 @@ def forged(identity):
         "another scheme": f"Basic {good}",
         "garbage": "Bearer not.a.token",
         "two parts": f"Bearer {header}.{payload}",
+        "nested without end": f"Bearer {base64.urlsafe_b64encode(b'[' * 6000).decode()}.{payload}.{signature}",
+        "too long": f"Bearer {header}.{payload}.{'x' * 10_000}",
         "no algorithm": f"Bearer {_encoded({'alg': 'none', 'kid': identity.key_id})}.{payload}.",
         "signed with the public key": f"Bearer {by_hash}",
         "another's key of the same name": token(other),
@@ -307,6 +311,15 @@ async def test_without_keys_nothing_is_run(tmp_path):
         with served.server(*UVICORN, str(served.port)):
             assert served.post(wrapped(served), token) == 503
             assert runs(served.log) == []
+
+
+async def test_keys_that_may_not_be_kept_are_good_for_a_moment(tmp_path):
+    with Identity() as identity:
+        identity.kept = 0
+        tokens = Tokens(Keys(identity.keys_url, ManualClock()), AUDIENCE, ACCOUNT)
+        for _ in range(3):
+            tokens.check(f"Bearer {identity.token(audience=AUDIENCE, email=ACCOUNT)}")
+        assert identity.asked == 1
 
 
 async def test_unknown_keys_are_not_asked_for_each_time(tmp_path):

@@ -19,7 +19,7 @@ from support.served import LOG, Tasks, runs
 
 pytest.importorskip("awslambdaric")
 
-from cloudq_sqs.emulator.lambdas import EventSource, Runtime
+from cloudq_sqs.emulator.lambdas import Call, EventSource, Runtime
 
 FUNCTION = """
 import logging
@@ -148,10 +148,12 @@ async def test_near_its_time_limit_the_rest_is_returned(sqs, tmp_path):
         done = len(runs(served.log))
         assert call.error is None
         assert 3 <= done < 7
-        # What was not started is there at once, and nothing ran that the answer does not tell.
+        # What was not started is there again when its turn comes, and nothing ran that the answer does not tell.
         assert len(call.answer["batchItemFailures"]) == 10 - done
-        assert served.left() == [10 - done, 0, 0]
-        drain(source)
+        ready, hidden, _ = served.left()
+        assert ready >= 1
+        assert ready + hidden == 10 - done
+        until(lambda: drain(source) or sum(served.left()) == 0, "what was not started does not come again")
         assert sorted(run["number"] for run in runs(served.log)) == list(range(10))
         assert served.left() == [0, 0, 0]
         assert served.runtime.starts == 1
@@ -185,6 +187,31 @@ async def test_one_run_that_was_cut_off_keeps_no_others_from_running(sqs, tmp_pa
         source.once()
         assert len(runs(served.log, 9)) == 1
         assert served.left() == [0, 3, 0]
+
+
+async def test_a_batch_too_large_for_its_calls_is_run_and_not_dead_lettered(sqs, tmp_path):
+    """SQS counts what is given back unrun: all of a large batch given back at once would reach the net before its turn."""
+    with serving(sqs, tmp_path, concurrency=1, timeout=2.0) as served:
+        await served.create()
+        served.app.enqueue_many(served.tasks.work.message(number, seconds=0.1) for number in range(100))
+        source = served.source(batch=100)
+        while sum(served.left()):
+            if not source.once():
+                sqs.advance(3)
+        assert {run["number"] for run in runs(served.log)} == set(range(100))
+        assert len(runs(served.log)) <= 105  # of the first call nothing is known: its last run is cut off
+        assert served.dead() == []
+        assert max(run["attempt"] for run in runs(served.log)) <= 12
+
+
+async def test_the_emulator_keeps_a_batch_whose_answer_names_a_stranger(sqs, tmp_path):
+    with serving(sqs, tmp_path) as served:
+        await served.create()
+        served.tasks.work.enqueue(1)
+        source = served.source()
+        messages = source._gather()
+        stranger = {"batchItemFailures": [{"itemIdentifier": "stranger"}]}
+        assert source._failed(messages, Call({}, 0.0, answer=stranger)) == {messages[0]["MessageId"]}
 
 
 async def test_a_group_stops_at_its_first_failure(sqs, tmp_path):
