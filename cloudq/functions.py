@@ -142,7 +142,7 @@ class Handed:
                 except TimeoutError:
                     pass
         finally:
-            unstarted = [item for item in items if item.given is None and not item.over]
+            unstarted = [item for item in items if item.given is None]
             for item in items:
                 self._end(item, removed=False)
         if unstarted:

@@ -224,6 +224,8 @@ async def test_a_group_stops_at_its_first_failure(sqs, tmp_path):
         drain(source)
         ran = [run["number"] for run in runs(served.log)]
         assert sorted(ran) == [0, 1, 2, 3, 4, 6]  # 5 and 7 wait behind 3, of their group alone
+        # Only it is hidden: what is behind it must not hold up its second attempt by a lease of its own.
+        assert served.left()[1] == 1
         sqs.advance(61)
         drain(source)
         order = [run["number"] for run in runs(served.log)]
