@@ -350,11 +350,6 @@ class Functions:
         self._starting: asyncio.Lock | None = None
 
     @property
-    def app(self) -> CloudQ:
-        """The application whose tasks these are."""
-        return self._app
-
-    @property
     def queues(self) -> Mapping[str, Queue]:
         """What is served, by the name that the platform has for it; delay parts too."""
         return self._queues

@@ -21,6 +21,10 @@ What is native and what composed
     counts too, and the count may fall back by itself, so a task that fails also ends by `max_age`. Deduplication is refused.
     There is no peek, and no count of what waits.
 
+In a function
+    `push_app(app, audience=..., service_account=...)` is an ASGI app for push subscriptions, `push_function` the same for
+    functions-framework, `event_function` for Eventarc: see `serverless`, and docs/howto/functions.md.
+
 Escape hatch
     `unwrap(google.pubsub_v1.PublisherAsyncClient)` and `unwrap(google.pubsub_v1.SubscriberAsyncClient)`.
 """

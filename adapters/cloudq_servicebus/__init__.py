@@ -17,6 +17,9 @@ What is native and what composed
     original is completed), expiry of a task, priority (one physical queue each). Composed here: an ordered backoff, by keeping
     the session. The count of deliveries is native and includes what was given back unrun; crashes are not told apart.
 
+In a function
+    `functions_app(app)` is an app for Azure Functions: see `serverless`, and docs/howto/functions.md.
+
 Escape hatch
     `unwrap(azure.servicebus.aio.ServiceBusClient)` is the client.
 """

@@ -18,6 +18,9 @@ What is native and what composed
     (copy, confirm, delete), expiry, priority (one physical queue each). The count of deliveries is native and includes what
     was given back unrun; crashes are not told apart. There is no peek.
 
+In a function
+    `lambda_handler(app)` is a handler for AWS Lambda: see `serverless`, and docs/howto/functions.md.
+
 Escape hatch
     `unwrap(botocore.client.BaseClient)` is the boto3 client for SQS.
 """

@@ -1,6 +1,6 @@
 """As little as a project of Django needs."""
 
-SECRET_KEY = "of an example"  # noqa: S105
+SECRET_KEY = "of an example"  # noqa: S105  nothing is signed with it
 INSTALLED_APPS = ["django_tasks", "shop"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.sqlite"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -74,8 +74,6 @@ class Runtime:
         self._process: subprocess.Popen[bytes] | None = None
         #: How often a process was started.
         self.starts: int = 0
-        #: When the runtime first asked for a call, on the monotonic clock.
-        self.ready_at: float | None = None
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -140,7 +138,6 @@ class Runtime:
 
     def next_call(self) -> Call | None:
         """Return the next call, for the process. None: the one that asked is gone."""
-        self.ready_at = self.ready_at or time.monotonic()  # noqa: TID251  the real clock
         return self._next.get()
 
     def take(self, call_id: str, *, answer: Any = None, error: Any = None) -> None:
