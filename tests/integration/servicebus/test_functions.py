@@ -146,6 +146,31 @@ async def test_what_cannot_be_dead_lettered_comes_again(tmp_path, monkeypatch):
         assert served.left() == 0
 
 
+async def test_an_end_between_the_copy_and_the_completion_makes_no_second_copy(tmp_path, monkeypatch):
+    """The function has returned, and its host is gone before it completes: the message comes again, and so does its copy."""
+    async with serving(tmp_path, monkeypatch) as (served, host):
+        await served.tasks.work.aenqueue(1, fails=2)
+        original = host.functions["served-default"]
+
+        async def cut_off(message):
+            await original(message)
+            raise ConnectionError("the host is gone")
+
+        host.functions["served-default"] = cut_off
+        await host.round()
+        assert served.left() == 2  # itself, and its copy
+        host.functions["served-default"] = original
+        await drain(host)
+        assert len(runs(served.log)) == 2
+        assert served.left() == 1  # one copy: of the second run, it had the same id
+        served.bus.advance(200)
+        await drain(host)
+        served.bus.advance(600)
+        await drain(host)
+        assert served.left() == 0
+        assert await served.dead() == []
+
+
 async def test_a_copy_that_is_not_confirmed_is_no_reason_to_complete(tmp_path, monkeypatch):
     from cloudq_servicebus.emulator import Fault, Plan
 

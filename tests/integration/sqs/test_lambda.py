@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -332,6 +334,28 @@ async def test_the_module_gives_a_function_the_rights_that_it_uses(sqs, tmp_path
     used = {action for action, count in sqs.server.requests.by_caller["function"].items() if count}
     assert {action.removesuffix("Batch") for action in used} | lambdas == on_queue | on_dead
     assert ("SendMessage", "dlq") in calls
+
+
+async def test_a_kill_between_the_dead_copy_and_the_answer_loses_nothing(sqs, tmp_path):
+    with serving(sqs, tmp_path) as served:
+        await served.create()
+        served.tasks.poison.enqueue(1)
+        sent = sqs.server.requests.by_action["SendMessageBatch"]
+        # The copy arrives, and its confirmation is on its way for a while: then the process is gone.
+        sqs.server.plan = Plan([Fault("SendMessageBatch", kind="slow", seconds=5.0, times=1)])
+        source = served.source()
+        calling = threading.Thread(target=source.once)
+        calling.start()
+        until(lambda: sqs.server.requests.by_action["SendMessageBatch"] > sent, "no copy is sent")
+        os.kill(served.runtime.pid, signal.SIGKILL)
+        calling.join(20)
+        assert source.calls[0][1].error["errorType"] == "Runtime.ExitError"
+        assert served.left() == [0, 1, 0]  # not removed: nobody knows of a copy
+        sqs.advance(61)
+        drain(source)
+        assert served.left() == [0, 0, 0]
+        assert len(runs(served.log)) == 2
+        assert len(served.dead()) in (1, 2)  # the copy of the first run may have arrived: twice at the most, never not at all
 
 
 class Context:
