@@ -85,6 +85,9 @@ def root(tmp_path_factory):
     """A root directory as the last stage has it."""
     if os.geteuid() != 0 or sys.platform != "linux":
         missing("root", "a namespace of its own needs Linux and root", installable=False)
+    probe = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        missing("namespaces", f"this machine makes none: {probe.stderr.strip()}", installable=False)
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         missing("debian", "the root is made of Debian packages")
     where = tmp_path_factory.mktemp("container")
