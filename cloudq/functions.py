@@ -184,7 +184,7 @@ class Handed:
         try:
             async with asyncio.timeout(spare):
                 await asyncio.gather(*(self._platform.release(self._open, queue, part) for part in parts))
-        except (DriverError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, what has succeeded in this call is to be told as such
             _log.warning("%s: what was not started comes back by its lease: %s", queue.physical, str(error) or "no answer")
 
     def _bell(self, queue: Queue) -> asyncio.Event:

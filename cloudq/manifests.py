@@ -156,9 +156,7 @@ def workload(app: CloudQ, *, image: str, command: Sequence[str], queues: Sequenc
         command = [*command, *(word for each in names for word in ("--queue", each))]
     urls = {app.url_of(each) for each in names}
     if len(urls) != 1:
-        raise ConfigError(
-            f"a manifest scales on one provider, and there is {', '.join(sorted(urls)) or 'no queue'}: choose with --queue."
-        )
+        raise ConfigError(f"a manifest scales on one provider, and there is {', '.join(sorted(urls))}: choose with --queue.")
     (url,) = urls
     facts = facts_at(url)
     worker = app.settings.worker

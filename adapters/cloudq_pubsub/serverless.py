@@ -119,7 +119,11 @@ def push_app(
             # of whom it is asked.
             status = await asyncio.to_thread(push.refusal, str(scope["method"]), headers)
             if not status:
-                status = await push.aanswer(headers, await _body(receive))
+                try:
+                    body = await _body(receive)
+                except _Gone:
+                    return  # half of a message must not be taken for one that cannot be read; Pub/Sub sends it again
+                status = await push.aanswer(headers, body)
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
 
@@ -154,8 +158,8 @@ def event_function(app: CloudQ, *, queues: Sequence[str] = (), concurrency: int 
     What an event does not carry, such a function cannot do. There is no count of deliveries: every run is attempt 1, and a task
     that fails is given up by the age that its policy allows (`max_age`), or by what the trigger's own subscription says. That
     subscription is Eventarc's: its retry policy, its deadline and its dead-letter topic, if it has one, are not those that
-    Terraform made. Who may call is checked by the platform (roles/run.invoker), not here. A push subscription has none of these
-    limits: see `push_app`.
+    Terraform made. Who may call is checked by the platform (roles/run.invoker), not here. A push subscription counts, and is
+    the one that Terraform made: see `push_app`.
 
     The function raises (AgainError) to have a message delivered again.
     """
@@ -301,14 +305,18 @@ def _patience(queue: Queue) -> float:
     return max(queue.lease - _KEPT, queue.lease / 2)
 
 
+class _Gone(Exception):
+    """The caller went away before its request was whole."""
+
+
 async def _body(receive: Receive) -> bytes | None:
-    """Return the body; None for one that is larger than any message."""
+    """Return the body; None for one that is larger than any message. _Gone: it did not come to its end."""
     parts: list[bytes] = []
     size = 0
     while True:
         message = await receive()
-        if message["type"] != "http.request":  # the client is gone
-            return b""
+        if message["type"] != "http.request":
+            raise _Gone
         part: bytes = message.get("body", b"")
         size += len(part)
         if size <= _LARGEST:

@@ -77,11 +77,13 @@ class Keys:
             answer: Any = self._request(self._url, method="GET", timeout=_PATIENCE)
             if answer.status != 200:
                 raise KeysUnreachable(f"{self._url} answered {answer.status}")
-            found = cast("dict[str, str]", json.loads(answer.data))
+            found = json.loads(answer.data)
+            if not isinstance(found, dict):
+                raise KeysUnreachable(f"{self._url} answered with something else than keys by their ids")
         except (exceptions.TransportError, ValueError) as error:
             raise KeysUnreachable(f"{self._url}: {error}") from error
         told = _MAX_AGE.search(str(answer.headers.get("cache-control", "")))
-        return found, float(told[1]) if told else _KEPT
+        return cast("dict[str, str]", found), float(told[1]) if told else _KEPT
 
 
 class Tokens:

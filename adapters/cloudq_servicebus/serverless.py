@@ -16,9 +16,9 @@ What is done here:
 - Tried again: a copy is scheduled for its delay, as in a worker, and when that is confirmed, the function returns. Duplicate
   detection drops the second copy, should a kill in between make one.
 - Given up: it is dead-lettered natively, with its reason, by its lock's token and through the management of the queue, as the
-  SDK itself settles where a link is gone. The runtime then completes what is there no more, and logs that the lock is lost:
-  nothing follows from that. Where it does not work, the function raises, and the message comes again, up to the queue's
-  MaxDeliveryCount.
+  SDK itself settles where a link is gone. The runtime then completes what is there no more, and logs that the lock is lost
+  (azure-functions-host pull request 3179, of others; it was not run here). Where it does not work, the function raises, and
+  the message comes again, up to the queue's MaxDeliveryCount.
 - Not run: the function raises, and the message comes again at once.
 
 Refused: ordered queues. Their locks belong to the runtime's session, so that nothing in them can be dead-lettered from here, a

@@ -74,3 +74,9 @@ def test_a_hidden_message_has_room_for_a_run_and_its_delay(facts):
 )
 def test_the_native_net_lies_far_behind(scheme, attempts, net):
     assert facts_of(scheme).net(attempts) == net
+
+
+def test_the_net_of_a_queue_with_a_function_bears_an_outage_of_it():
+    assert facts_of("sqs").net(5) == 25
+    assert [facts_of(scheme).net(5, served=True) for scheme in ("sqs", "pubsub", "servicebus")] == [100, 100, 100]
+    assert facts_of("sqs").net(50, served=True) == 150

@@ -81,6 +81,18 @@ def test_a_function_keeps_what_its_platform_lets_it_keep(scheme, retry, delay):
     assert how(app, scheme, "default", "delay") == delay
 
 
+def test_a_backoff_that_a_push_would_cut_at_its_first_step_is_refused():
+    app, _ = served()
+
+    @app.task(name="patient", retry=Backoff(first="2h"))
+    def patient() -> None: ...
+
+    (note,) = findings(app, "pubsub")
+    assert "patient waits 60m at the least" in note
+    assert "waits 10m at the most. Choose a shorter first" in note
+    assert findings(app, "sqs") == []
+
+
 def test_a_delay_that_no_function_would_end_is_refused_at_the_enqueue():
     app, draw = served("memory://shop?as=pubsub")
     with pytest.raises(Unsupported, match=r"calls it with nothing that waits for its time\. Enqueue it without the delay"):

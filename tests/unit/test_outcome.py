@@ -219,6 +219,15 @@ def test_the_reasons_give_the_numbers():
     )
 
 
+def test_an_unknown_task_ends_by_its_age_where_its_offers_may_not_be_counted():
+    """Behind Eventarc, each is the first: it would go round until the provider forgets it, without a dead letter."""
+    uncounted = replace(SQLITE, send_delay=0.0, parked=0)
+    assert isinstance(admitted(envelope(time=NOW - 23 * GRACE), policy=None, limits=uncounted), GiveBack)
+    buried = admitted(envelope(time=NOW - 25 * GRACE), policy=None, limits=uncounted)
+    assert isinstance(buried, Bury)
+    assert buried.kind is Kind.UNKNOWN_TASK
+
+
 def test_an_unknown_task_is_offered_after_these_delays():
     def offered(number):
         return admitted(envelope(offers=number - 1), delivery(1), policy=None)

@@ -357,6 +357,7 @@ def test_many_messages_stop_when_nothing_is_taken(app):
         ("sqs://eu-west-1?acount=1", "Did you mean 'account'?"),
         ("sqs://eu-west-1?account=12", "is 12 digits"),
         ("sqs://eu-west-1?endpoint=localhost:9324", "is not an http(s) URL"),
+        ("sqs://eu-west-1?endpoint=http://me:secret@localhost", "endpoint= holds a user or a password"),
         ("sqs://eu-west-1?port=9324", "only for sqs://local"),
         ("sqs://eu-west-1?fifo_throughput=fast", "or 'high'"),
         ("sqs://eu-west-1?prefix=a-very-long-prefix-it-is", "20 characters at most"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import random
@@ -23,7 +24,7 @@ from cloudq.errors import ConfigError
 from cloudq.testing import ManualClock
 from cloudq_pubsub import push_app
 from cloudq_pubsub.emulator.identity import Identity
-from cloudq_pubsub.tokens import Keys, Tokens
+from cloudq_pubsub.tokens import Keys, KeysUnreachable, Tokens
 from support.processes import environment, until
 from support.pubsub import PROJECT, emulated
 from support.served import LOG, Tasks, runs
@@ -346,6 +347,49 @@ async def test_what_is_no_push_is_refused(tmp_path):
             assert served.post(wrapped(served, subscription=f"{served.subscription}-delay"), token) == 404
             assert served.post(b" " * 16_000_001, token) == 413
             assert runs(served.log) == []
+
+
+async def test_half_of_a_request_is_no_message():
+    """Unwrapped, its empty beginning would be a message that cannot be read, and be dead-lettered."""
+    with Identity() as identity:
+        app = CloudQ("pubsub://my-project?endpoint=http://127.0.0.1:9", namespace="served", queues={"default": {}})
+        Tasks(app)
+        asgi = push_app(app, audience=AUDIENCE, service_account=ACCOUNT, keys_url=identity.keys_url)
+        headers = {
+            "authorization": f"Bearer {identity.token(audience=AUDIENCE, email=ACCOUNT)}",
+            "x-goog-pubsub-subscription-name": "projects/my-project/subscriptions/served-default",
+        }
+        coming = [{"type": "http.request", "body": b'{"clou', "more_body": True}, {"type": "http.disconnect"}]
+        answered = []
+
+        async def receive():
+            return coming.pop(0)
+
+        async def send(message):
+            answered.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        async with asyncio.timeout(10):
+            await asgi(scope, receive, send)
+        assert answered == []
+
+
+async def test_keys_that_are_none_are_no_keys():
+    with Identity() as identity:
+        identity.keys = []
+        with pytest.raises(KeysUnreachable, match="something else than keys"):
+            Keys(identity.keys_url, ManualClock()).find("emulated")
+
+
+async def test_under_functions_framework_a_request_too_large_is_refused(tmp_path):
+    async with serving(tmp_path) as served:
+        token = f"Bearer {served.identity.token(audience=AUDIENCE, email=ACCOUNT)}"
+        with served.server(*FRAMEWORK, "push", "--port", str(served.port)):
+            assert served.post(b" " * 16_000_001, token) == 413
 
 
 async def test_an_eventarc_function(tmp_path):

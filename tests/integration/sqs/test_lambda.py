@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -369,6 +370,39 @@ def handler_of(sqs, **queue):
     app = CloudQ(f"sqs://us-east-1?endpoint={sqs.endpoint}", namespace="served", queues={"default": queue})
     Tasks(app)
     return lambda_handler(app)
+
+
+def test_what_succeeded_is_told_although_nothing_can_be_given_back(monkeypatch, tmp_path):
+    """The driver cannot even be opened: no region. That must not send back what is done."""
+    monkeypatch.setenv(LOG, str(tmp_path / "runs"))
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    from cloudq_sqs import lambda_handler
+
+    app = CloudQ("sqs://?account=000000000000", namespace="served", queues={"default": {}})
+    Tasks(app)
+    handler = lambda_handler(app, concurrency=1)
+
+    class Short:
+        def get_remaining_time_in_millis(self):
+            return 1500
+
+    records = [
+        {
+            "eventSource": "aws:sqs",
+            "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:served-default",
+            "messageId": f"m{number}",
+            "receiptHandle": "h",
+            "body": json.dumps(
+                {"cloudq": 1, "id": f"t{number}", "type": "work", "time": 1.0, "data": {"number": number, "seconds": 0.3}}
+            ),
+        }
+        for number in range(10)
+    ]
+    failures = {each["itemIdentifier"] for each in handler({"Records": records}, Short())["batchItemFailures"]}
+    assert "m0" not in failures
+    assert 5 <= len(failures) < 10
 
 
 def test_another_event_is_refused(sqs):
