@@ -242,6 +242,7 @@ class Engine:
     def drain(self) -> None:
         """Begin to end. Call from the loop; a second call changes nothing."""
         self._draining.set()
+        self._runner.begin_no_more()
 
     # Receiving --------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cloudq.clock import Clock
 from cloudq.execution import Execution
-from cloudq.outcome import Failed, Outcome
+from cloudq.outcome import Failed, NotRun, Outcome
 from cloudq.worker.held import Held
 from cloudq.worker.isolation import Isolation
 
@@ -32,6 +32,10 @@ class Runner(Protocol):
 
     def submit(self, held: Held) -> None:
         """Run `held.job`. Call from the control loop."""
+        ...
+
+    def begin_no_more(self) -> None:
+        """Begin nothing from here on: what was submitted and has not begun ends as NotRun. Call from the control loop."""
         ...
 
     def cancel_all(self) -> None:
@@ -129,7 +133,8 @@ class ThreadRunner:
         self._completions: _Completions | None = None
         self._failed: Callable[[BaseException], None] | None = None
         self._control: asyncio.AbstractEventLoop | None = None
-        self._async = _AsyncThread(execution)
+        self._ending = threading.Event()
+        self._async = _AsyncThread(execution, self._ending)
 
     def start(self, done: Done, failed: Callable[[BaseException], None]) -> None:
         """Remember the running loop as the control loop."""
@@ -150,6 +155,10 @@ class ThreadRunner:
             thread.start()
         self._jobs.put(held)
 
+    def begin_no_more(self) -> None:
+        """What waits for a thread, or for a loop that a task blocks, would begin in the middle of the grace or after it."""
+        self._ending.set()
+
     def cancel_all(self) -> None:
         """Coroutines are cancelled and isolated tasks killed; nothing is injected into a thread."""
         self._async.cancel_all()
@@ -166,13 +175,15 @@ class ThreadRunner:
         assert self._completions is not None
         try:
             while (held := self._jobs.get()) is not None:
-                assert held.job is not None
-                isolated = held.job.task.isolate
-                self._completions.put(
-                    held, self._isolation.run(held) if isolated else self._execution.run_sync(held.job, held.told_lost)
-                )
+                self._completions.put(held, NotRun() if self._ending.is_set() else self._run(held))
         except BaseException as error:
             self._broke(error)
+
+    def _run(self, held: Held) -> Outcome:
+        assert held.job is not None
+        if held.job.task.isolate:
+            return self._isolation.run(held)
+        return self._execution.run_sync(held.job, held.told_lost)
 
     def _one_less(self, done: Done) -> Done:
         def count_and_tell(held: Held, outcome: Outcome) -> None:
@@ -197,8 +208,10 @@ def _threaded(held: Held) -> bool:
 class _AsyncThread:
     """The loop on which `async def` tasks run. Started at the first of them."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, ending: threading.Event) -> None:
         self._execution = execution
+        #: Once it is set, nothing begins.
+        self._ending = ending
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[Held, asyncio.Task[None]] = {}
         self._arrived: deque[Held] = deque()
@@ -250,6 +263,9 @@ class _AsyncThread:
         # Whatever goes wrong below must count, or the task would come back at once, for ever.
         outcome: Outcome = Failed("its run was broken off")
         try:
+            if self._ending.is_set():
+                outcome = NotRun()
+                return
             outcome = await self._execution.run_async(held.job, held.told_lost)
         finally:
             del self._tasks[held]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -59,3 +60,34 @@ async def test_no_task_can_keep_a_lease_from_its_renewal(tmp_path, report):
         f"leases lost 0, worst renewal gap {engine.leases.worst_gap * 1000:.0f} ms"
     )
     app.close()
+
+
+@pytest.mark.timeout(60)
+async def test_what_waits_behind_a_task_that_blocks_its_loop_is_not_begun_in_a_drain(tmp_path):
+    app = CloudQ(f"sqlite:///{tmp_path}/queue.db")
+    watch, go_on, ran = Watch(app), threading.Event(), list[str]()
+
+    @app.task(name="blocking")
+    async def blocking() -> None:
+        go_on.wait(30)
+
+    @app.task(name="behind")
+    async def behind() -> None:
+        ran.append("behind")
+
+    async def let_go_once_it_drains():
+        await watch.until(Name.WORKER_DRAINING)
+        go_on.set()
+
+    async with asyncio.TaskGroup() as group, working(app, Plan(queues=["default"], concurrency=2, grace=20.0)):
+        group.create_task(let_go_once_it_drains())
+        await blocking.aenqueue()
+        await watch.until(Name.STARTED)
+        await behind.aenqueue()
+        await watch.until(Name.RECEIVED, 2)
+    app.close()
+    (draining,) = watch.named(Name.WORKER_DRAINING)
+    assert draining.detail["running"] == 2, "it was not handed over yet, which is not what this is about"
+    assert [event.task for event in watch.named(Name.ACKED)] == ["blocking"]
+    assert [event.task for event in watch.named(Name.RELEASED)] == ["behind"]
+    assert not ran

@@ -21,6 +21,8 @@ SEED = 20261121
 GRACE = 2.0
 #: What may pass between a signal and its being heard, in seconds: a task that computes keeps the interpreter for moments.
 HEARD = 0.5
+#: What a thread that has taken its task may need to write down that it starts, in seconds: it waits for the interpreter.
+TAKEN = 0.05
 #: What a released message may take to be there for others, in seconds.
 SOON = 1.0
 
@@ -79,7 +81,7 @@ def _after_the_signal(storm: Storm, sent: dict[int, float], result: Result) -> N
         line["at"] - storm.drained_at[pid]
         for pid in sent
         for line in lines[pid]
-        if line["kind"] == "start" and line["at"] > storm.drained_at.get(pid, float("inf"))
+        if line["kind"] == "start" and line["at"] > storm.drained_at.get(pid, float("inf")) + TAKEN
     ]
     left = {pid: sorted(+storm.hand[pid]) for pid in sent if +storm.hand[pid]}
     unrun = [_unrun_released(lines[pid], storm.drained_at[pid]) for pid in sent if pid in storm.drained_at]
@@ -213,8 +215,9 @@ def _paused(full: bool, url: str) -> Sequence[Piece]:
 
 TERMINATE = Part(
     "terminate",
-    f"200 SIGTERMs at random moments, tasks of up to {2 * GRACE:g} s and a grace of {GRACE:g} s: no start after the signal, "
-    f"all that was in hand finished or released, what had not started within {SOON:g} s, exit code 0",
+    f"200 SIGTERMs at random moments, tasks of up to {2 * GRACE:g} s and a grace of {GRACE:g} s: no start once the "
+    f"worker has said that it drains (and {1000 * TAKEN:g} ms for a thread that had taken its task), all that was in hand "
+    f"finished or released, what had not started within {SOON:g} s, exit code 0",
     _terminate,
     lambda figures: [] if figures["heard"] >= 200 and figures["released_unrun"] > 0 else ["too few signals or releases"],
 )

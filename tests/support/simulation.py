@@ -82,6 +82,7 @@ class LoopRunner:
         self._execution = execution
         self._tasks = set()
         self.dead = False
+        self._ending = False
 
     def start(self, done, failed):
         self._done, self._failed = done, failed
@@ -94,10 +95,14 @@ class LoopRunner:
     async def _run(self, held):
         outcome = NotRun()
         try:
-            outcome = await self._execution.run_async(held.job, held.told_lost)
+            if not self._ending:
+                outcome = await self._execution.run_async(held.job, held.told_lost)
         finally:
             if not self.dead:
                 self._done(held, outcome)
+
+    def begin_no_more(self):
+        self._ending = True
 
     def cancel_all(self):
         for task in sorted(self._tasks, key=lambda task: task.get_name()):
