@@ -19,7 +19,7 @@ from cloudq.retry import NO_RETRY, Backoff
 from cloudq.worker.process import Plan, working
 
 #: How long a named event is waited for, in seconds, before the scenario fails.
-_PATIENCE = 120.0
+_PATIENCE = 90.0
 #: A task's length, in seconds, where messages have to wait for it.
 _A_MOMENT = 0.02
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,8 +54,9 @@ class HandingRunner:
         assert self._done is not None
         self._done(held, NotRun())
 
-    def begin_no_more(self) -> None:
-        """Nothing begins here: the test asks for what is next."""
+    def begin_no_more(self) -> Sequence[Held]:
+        """Nothing begins here by itself: the test asks for what is next."""
+        return ()
 
     def cancel_all(self) -> None:
         """Nothing runs here."""

@@ -196,6 +196,8 @@ class Engine:
         self._confirming: set[asyncio.Task[None]] = set()
         self._run_time: float | None = None
         self._draining = asyncio.Event()
+        #: What the runner had not begun when the drain came.
+        self._unbegun: list[Held] = []
         self._progress = False
         #: A look at what may be started is on its way.
         self._looking = False
@@ -242,7 +244,7 @@ class Engine:
     def drain(self) -> None:
         """Begin to end. Call from the loop; a second call changes nothing."""
         self._draining.set()
-        self._runner.begin_no_more()
+        self._unbegun += self._runner.begin_no_more()
 
     # Receiving --------------------------------------------------------------------------------------------------------
 
@@ -704,6 +706,8 @@ class Engine:
 
     def _give_all_back(self) -> None:
         """Return everything that has not started."""
+        for held in self._unbegun:
+            self._finish(held, NotRun())
         for lane in self._lanes.values():
             while lane:
                 self._finish(lane.pop(), NotRun())

@@ -136,6 +136,7 @@ class Isolation:
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
         self._lock = threading.Lock()
+        self._draining = False
         self._ending = False
 
     def run(self, held: Held) -> Outcome:
@@ -159,12 +160,17 @@ class Isolation:
                 break
         if not self._ending:
             self._execution.report(Name.FAILED, job, error=f"it could not be started in a process of its own: {reason}")
-        return NotRun(delay=_ANOTHER_TRY)
+        return NotRun(delay=0.0 if self._draining else _ANOTHER_TRY)
+
+    def begin_no_more(self) -> None:
+        """Start no task from here on. One whose order is on its way to its process begins."""
+        with self._lock:
+            self._draining = True
 
     def cancel_all(self) -> None:
         """Kill what runs: it ends as NotRun. Nothing is started any more."""
         with self._lock:
-            self._ending = True
+            self._draining = self._ending = True
             for child in self._busy:
                 child.kill()
 
@@ -182,7 +188,7 @@ class Isolation:
     def _take(self) -> _Child | None:
         """Return a process for this run; None when the worker ends."""
         with self._lock:
-            if self._ending:
+            if self._draining:
                 return None
             if self._idle:
                 child = self._idle.pop()  # the last that was used: those that are not needed stay untouched
@@ -190,7 +196,7 @@ class Isolation:
                 return child
         child = _Child()
         with self._lock:
-            if not self._ending:
+            if not self._draining:
                 self._busy.add(child)
                 return child
         child.kill()

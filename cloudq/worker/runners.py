@@ -11,12 +11,12 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cloudq.clock import Clock
 from cloudq.execution import Execution
-from cloudq.outcome import Failed, NotRun, Outcome
+from cloudq.outcome import Failed, Outcome
 from cloudq.worker.held import Held
 from cloudq.worker.isolation import Isolation
 
@@ -34,8 +34,8 @@ class Runner(Protocol):
         """Run `held.job`. Call from the control loop."""
         ...
 
-    def begin_no_more(self) -> None:
-        """Begin nothing from here on: what was submitted and has not begun ends as NotRun. Call from the control loop."""
+    def begin_no_more(self) -> Sequence[Held]:
+        """Return what has not begun: it is the caller's again. Call from the control loop; nothing is submitted after it."""
         ...
 
     def cancel_all(self) -> None:
@@ -109,6 +109,15 @@ class _Jobs:
                     self._wake()
                 return held
 
+    def take_all(self) -> list[Held]:
+        """Return what no thread has taken: each job has one taker."""
+        taken = list[Held]()
+        while True:
+            try:
+                taken.append(self._waiting.popleft())
+            except IndexError:
+                return taken
+
     def end(self) -> None:
         """Let one thread end."""
         self._tokens.put(False)
@@ -133,8 +142,7 @@ class ThreadRunner:
         self._completions: _Completions | None = None
         self._failed: Callable[[BaseException], None] | None = None
         self._control: asyncio.AbstractEventLoop | None = None
-        self._ending = threading.Event()
-        self._async = _AsyncThread(execution, self._ending)
+        self._async = _AsyncThread(execution)
 
     def start(self, done: Done, failed: Callable[[BaseException], None]) -> None:
         """Remember the running loop as the control loop."""
@@ -155,9 +163,10 @@ class ThreadRunner:
             thread.start()
         self._jobs.put(held)
 
-    def begin_no_more(self) -> None:
-        """What waits for a thread, or for a loop that a task blocks, would begin in the middle of the grace or after it."""
-        self._ending.set()
+    def begin_no_more(self) -> Sequence[Held]:
+        """What waits for a thread, or for a loop that a task blocks, would begin in the middle of the grace, or never."""
+        self._isolation.begin_no_more()
+        return [*self._jobs.take_all(), *self._async.take_all()]
 
     def cancel_all(self) -> None:
         """Coroutines are cancelled and isolated tasks killed; nothing is injected into a thread."""
@@ -165,7 +174,9 @@ class ThreadRunner:
         self._isolation.cancel_all()
 
     def stop(self) -> None:
-        """The threads are daemons: one in the middle of a task ends with the process."""
+        """The threads are daemons: one in the middle of a task ends with the process. What waits is left to its lease."""
+        self._jobs.take_all()
+        self._async.take_all()
         for _ in self._threads:
             self._jobs.end()
         self._async.stop()
@@ -175,7 +186,7 @@ class ThreadRunner:
         assert self._completions is not None
         try:
             while (held := self._jobs.get()) is not None:
-                self._completions.put(held, NotRun() if self._ending.is_set() else self._run(held))
+                self._completions.put(held, self._run(held))
         except BaseException as error:
             self._broke(error)
 
@@ -208,13 +219,13 @@ def _threaded(held: Held) -> bool:
 class _AsyncThread:
     """The loop on which `async def` tasks run. Started at the first of them."""
 
-    def __init__(self, execution: Execution, ending: threading.Event) -> None:
+    def __init__(self, execution: Execution) -> None:
         self._execution = execution
-        #: Once it is set, nothing begins.
-        self._ending = ending
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: dict[Held, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._arrived: deque[Held] = deque()
+        #: What has not begun. Who takes it out, to begin it or to give it back, has it.
+        self._waiting: dict[Held, None] = {}
         self._lock = threading.Lock()
         self._woken = False
 
@@ -228,10 +239,16 @@ class _AsyncThread:
             threading.Thread(target=self._serve, args=(self._loop,), name="cloudq-task-loop", daemon=True).start()
         with self._lock:
             self._arrived.append(held)
+            self._waiting[held] = None
             if self._woken:
                 return
             self._woken = True
         self._loop.call_soon_threadsafe(self._begin)
+
+    def take_all(self) -> list[Held]:
+        with self._lock:
+            taken, self._waiting = list(self._waiting), {}
+        return taken
 
     def cancel_all(self) -> None:
         if self._loop is not None:
@@ -253,24 +270,26 @@ class _AsyncThread:
     def _begin(self) -> None:
         with self._lock:
             self._woken = False
-            arrived, self._arrived = self._arrived, deque()
+            arrived, self._arrived = [held for held in self._arrived if held in self._waiting], deque()
         assert self._loop is not None
         for held in arrived:
-            self._tasks[held] = self._loop.create_task(self._run(held))
+            task = self._loop.create_task(self._run(held))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _run(self, held: Held) -> None:
         assert held.job is not None
+        with self._lock:
+            if held not in self._waiting:
+                return  # given back: the loop was blocked until after the drain
+            del self._waiting[held]
         # Whatever goes wrong below must count, or the task would come back at once, for ever.
         outcome: Outcome = Failed("its run was broken off")
         try:
-            if self._ending.is_set():
-                outcome = NotRun()
-                return
             outcome = await self._execution.run_async(held.job, held.told_lost)
         finally:
-            del self._tasks[held]
             self._completions.put(held, outcome)
 
     def _cancel(self) -> None:
-        for task in list(self._tasks.values()):
+        for task in list(self._tasks):
             task.cancel()

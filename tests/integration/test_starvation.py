@@ -63,7 +63,7 @@ async def test_no_task_can_keep_a_lease_from_its_renewal(tmp_path, report):
 
 
 @pytest.mark.timeout(60)
-async def test_what_waits_behind_a_task_that_blocks_its_loop_is_not_begun_in_a_drain(tmp_path):
+async def test_what_waits_behind_a_task_that_blocks_its_loop_is_given_back_at_once_by_a_drain(tmp_path):
     app = CloudQ(f"sqlite:///{tmp_path}/queue.db")
     watch, go_on, ran = Watch(app), threading.Event(), list[str]()
 
@@ -75,12 +75,12 @@ async def test_what_waits_behind_a_task_that_blocks_its_loop_is_not_begun_in_a_d
     async def behind() -> None:
         ran.append("behind")
 
-    async def let_go_once_it_drains():
-        await watch.until(Name.WORKER_DRAINING)
+    async def let_go_once_it_is_given_back():
+        await watch.until(Name.RELEASED)
         go_on.set()
 
     async with asyncio.TaskGroup() as group, working(app, Plan(queues=["default"], concurrency=2, grace=20.0)):
-        group.create_task(let_go_once_it_drains())
+        group.create_task(let_go_once_it_is_given_back())
         await blocking.aenqueue()
         await watch.until(Name.STARTED)
         await behind.aenqueue()

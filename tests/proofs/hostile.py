@@ -17,7 +17,7 @@ from cloudq.outcome import CRASHES, UNRUN_FORGIVEN
 from proofs.part import Part, Piece, Result, url_in
 from support.hostile import KINDS, generate, longest
 from support.ledger import read
-from support.processes import until
+from support.processes import resident, until
 from support.storm import Storm
 
 SEED = 20261121
@@ -89,12 +89,6 @@ async def _interleave(
             if messages[start : start + step]:
                 await asyncio.to_thread(storm.enqueue, messages[start : start + step])
     return sent
-
-
-def resident(pid: int) -> float:
-    """Return how much memory a process has, in MiB. Only Linux tells."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
 
 
 def killer(directory: Path, url: str, *, composing: bool) -> Result:

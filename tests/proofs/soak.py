@@ -69,12 +69,12 @@ def memory(directory: Path, url: str, tasks: int) -> Result:
 
 
 def floor_rise(sizes: Sequence[float]) -> float:
-    """Return how much the least of the last third is above the least of the first.
+    """Return by how much the sizes rise over their whole length, told by the least of their first and of their last third.
 
     What is in use goes up and down with what is at hand at once; what is never freed lifts the least of it.
     """
     third = len(sizes) // 3
-    return min(sizes[-third:]) - min(sizes[:third])
+    return (min(sizes[-third:]) - min(sizes[:third])) * len(sizes) / (len(sizes) - third)
 
 
 def slope(points: Sequence[tuple[int, float]]) -> float:

@@ -1,7 +1,8 @@
 """An application that does nothing, whose worker writes down what it holds as it goes.
 
 It is the worker that measures: who counts what is left in a SQLite file reads it beside the worker, which then waits and has
-more at hand at once. And it measures what is in use, because a process keeps most of the memory that it needed once.
+more at hand at once. And it measures what is in use, because a process keeps most of the memory that it needed once;
+what only waits for a collection is in use by nobody, so one comes first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 from cloudq import CloudQ
-from proofs.hostile import resident
+from support.processes import resident
 
 _EVERY = 500
 app = CloudQ()

@@ -9,7 +9,3 @@ app = CloudQ()
 
 @app.task(name="nothing")
 def nothing() -> None: ...
-
-
-@app.task(name="nothing_async")
-async def nothing_async() -> None: ...

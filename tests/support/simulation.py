@@ -82,27 +82,31 @@ class LoopRunner:
         self._execution = execution
         self._tasks = set()
         self.dead = False
-        self._ending = False
+        self._waiting = {}
 
     def start(self, done, failed):
         self._done, self._failed = done, failed
 
     def submit(self, held):
+        self._waiting[held] = None
         task = asyncio.get_running_loop().create_task(self._run(held))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, held):
+        if held not in self._waiting:
+            return
+        del self._waiting[held]
         outcome = NotRun()
         try:
-            if not self._ending:
-                outcome = await self._execution.run_async(held.job, held.told_lost)
+            outcome = await self._execution.run_async(held.job, held.told_lost)
         finally:
             if not self.dead:
                 self._done(held, outcome)
 
     def begin_no_more(self):
-        self._ending = True
+        waiting, self._waiting = self._waiting, {}
+        return list(waiting)
 
     def cancel_all(self):
         for task in sorted(self._tasks, key=lambda task: task.get_name()):

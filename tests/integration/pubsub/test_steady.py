@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from cloudq import CloudQ
-from proofs.hostile import resident
 from proofs.soak import SLOPE, slope
-from support.processes import cloudq, until
+from support.processes import cloudq, resident, until
 
 pytestmark = pytest.mark.processes
 
