@@ -32,6 +32,7 @@ class Stage:
     """One thread, a task that blocks it or its loop until it is let go, and one behind it."""
 
     def __init__(self, *, coroutines):
+        self.others = set(threading.enumerate())  # of other tests
         self.begun, self.let_go, self.ran = threading.Event(), threading.Event(), []
         self.app = app = CloudQ("memory://runners")
 
@@ -77,6 +78,12 @@ class Stage:
         # A runner asks nothing of the station.
         return Held(delivery, None, CLOCK, lease_end=float("inf"), renew_at=float("inf"), job=job)
 
+    def join(self):
+        for thread in set(threading.enumerate()) - self.others:
+            if thread.name.startswith("cloudq-task"):
+                thread.join(PATIENCE)
+                assert not thread.is_alive()
+
     async def next_end(self):
         async with asyncio.timeout(PATIENCE):
             return await self.ended.get()
@@ -90,7 +97,7 @@ async def test_what_has_not_begun_is_given_back_before_what_blocks_it_has_ended(
     stage.let_go.set()
     assert await stage.next_end() == ("first", Succeeded())
     stage.runner.stop()
-    await asyncio.to_thread(join_all)
+    await asyncio.to_thread(stage.join)
     assert stage.ran == ["first"]
     assert stage.ended.empty()
 
@@ -101,7 +108,7 @@ async def test_nothing_begins_after_the_stop_of_a_runner(coroutines):
     await stage.hand_over_both()
     stage.runner.stop()
     stage.let_go.set()
-    await asyncio.to_thread(join_all)
+    await asyncio.to_thread(stage.join)
     assert stage.ran == ["first"]
 
 
@@ -119,7 +126,7 @@ async def test_coroutines_that_arrive_together_have_not_all_begun():
     assert [held.task_name for held in stage.runner.begin_no_more()] == ["second"]
     stage.let_go.set()
     stage.runner.stop()
-    await asyncio.to_thread(join_all)
+    await asyncio.to_thread(stage.join)
     assert stage.ran == ["first"]
 
 
@@ -129,10 +136,3 @@ async def test_an_isolated_task_that_a_thread_has_just_taken_is_given_back_witho
     stage.runner.submit(stage.held("isolated"))
     assert await stage.next_end() == ("isolated", NotRun())
     stage.runner.stop()
-
-
-def join_all():
-    for thread in threading.enumerate():
-        if thread.name.startswith("cloudq-task"):
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
